@@ -113,3 +113,19 @@ class Bounds:
             "method": self.method,
             "seconds": self.seconds,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A snapshot of a running query, handed to the `progress` callback a few times per second.
+
+    `bound` is the worst certified margin over open subproblems (0 closes the query); `rate` is subproblems per second.
+    """
+
+    seconds: float
+    phase: str  # "attack", "bounds", "branching"
+    open: int = 0
+    closed: int = 0
+    bound: float | None = None
+    gap: float | None = None
+    rate: float = 0.0

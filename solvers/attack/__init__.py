@@ -1,0 +1,1 @@
+"""Searches for violating inputs. They only propose: the witness replay decides."""

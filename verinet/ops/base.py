@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ Lines = tuple[Tensor, ...]
 
 class LinearOp(Op):
     """y = sum_i L_i x_i + b, with L_i given only by its actions."""
+
+    moves_only: ClassVar[bool] = False
+    """True when every output entry is one input entry or a constant: nothing is rounded, order is kept."""
+    diagonal: ClassVar[bool] = False
+    """True when every output entry depends on at most one input entry: intervals lose nothing."""
 
     @abstractmethod
     def linear(self, *inputs: Tensor) -> Tensor:
@@ -103,6 +109,19 @@ class NonlinearOp(Op):
         self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Back into the box or simplex in which multipliers are useful."""
+
+    def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Hand looseness of the output entries, (lead..., *out), on to the entries of each input."""
+        return tuple(amount for _ in lowers)
+
+    def looseness(
+        self, rows: Tensor, lines: Lines, lowers: Sequence[Tensor], uppers: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Per input entry: |coefficient| times the gap between the lines at the middle of the box. A score, no bound."""
+        middle = [(lo + hi) * 0.5 for lo, hi in zip(lowers, uppers, strict=True)]
+        one = rows.new_ones(())
+        gap = self.push(-one, lines, *middle) - self.push(one, lines, *middle)
+        return self.blame(rows.abs() * gap.clamp(min=0), lowers, uppers)
 
 
 def event_sum(values: Tensor, shape_rank: int) -> Tensor:

@@ -1,0 +1,137 @@
+"""Random points, corners and projected gradient descent with restarts, on all clauses at once (Madry et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verinet.ir.graph import Graph
+from verinet.solvers.branching.input_split import violating
+from verinet.solvers.branching.outcome import Offer
+from verinet.solvers.query import Clock, Query
+
+
+@dataclass(frozen=True, slots=True)
+class AttackPlan:
+    """`restarts` points per clause, `steps` gradient steps each; `batch` bounds the points per forward pass."""
+
+    restarts: int = 16
+    steps: int = 30
+    batch: int = 2048
+
+
+class Attack:
+    """Proposes violations of a query. `graph` is the network in its own dtype on the search device."""
+
+    def __init__(self, query: Query, graph: Graph, seed: int) -> None:
+        self.query, self.graph = query, graph
+        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        boxes = []
+        for box, count in enumerate(query.table.clauses.tolist()):
+            boxes += [box] * count
+        self.clause_box = torch.tensor(boxes, dtype=torch.int64)
+        self.best = float("inf")
+
+    def _uniform(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64).to(self.query.lower.device)
+
+    def sample(self, offer: Offer, points: int) -> bool:
+        """Centres, random points and random corners of up to 256 boxes."""
+        query = self.query
+        count = min(query.boxes, 256)
+        chosen = torch.randperm(query.boxes, generator=self.generator)[:count].to(query.lower.device)
+        low, high = query.lower[chosen], query.upper[chosen]
+        per = max(1, points // count)
+        spot = self._uniform((per, count, low.shape[1]))
+        corners = (self._uniform((per, count, low.shape[1])) < 0.5).double()
+        x = torch.cat([spot, corners]) * (high - low) + low
+        x = torch.cat([((low + high) * 0.5).unsqueeze(0), x]).reshape(-1, low.shape[1])
+        box = chosen.repeat(2 * per + 1)
+        return self._try(x, box, offer)
+
+    def _try(self, x: Tensor, box: Tensor, offer: Offer) -> bool:
+        """Offer the points whose float64 outputs violate their box's property."""
+        size = max(1, 20_000_000 // max(1, max(int(torch.tensor(n.shape).prod()) for n in self.graph.nodes)))
+        for begin in range(0, len(x), size):
+            part = slice(begin, begin + size)
+            bad = violating(self.query, self.query.graph.forward(x[part]), box[part])
+            if bool(bad.any()) and offer(x[part][bad][:16].cpu().numpy()):
+                return True
+        return False
+
+    def descend(self, plan: AttackPlan, offer: Offer, clock: Clock, done: Callable[[], bool] | None = None) -> bool:
+        """Gradient descent on the worst row of each clause, from random starts."""
+        clauses = torch.randperm(len(self.clause_box), generator=self.generator)
+        per_round = max(1, plan.batch // plan.restarts)
+        for begin in range(0, len(clauses), per_round):
+            if clock.over() or (done is not None and done()):
+                return False
+            if self._round(clauses[begin : begin + per_round], plan, offer, clock):
+                return True
+        return False
+
+    def _round(self, clauses: Tensor, plan: AttackPlan, offer: Offer, clock: Clock) -> bool:
+        box = self.clause_box[clauses].repeat_interleave(plan.restarts).to(self.query.lower.device)
+        slack = _ClauseSlack(self.query, clauses.repeat_interleave(plan.restarts), self.clause_box)
+        low, high = self.query.lower[box], self.query.upper[box]
+        width = high - low
+        x = low + self._uniform(tuple(low.shape)) * width
+        dtype = self.graph.nodes[0].op.size and _dtype(self.graph)
+        step = 0.25
+        for _ in range(plan.steps):
+            if clock.over():
+                return False
+            point = x.to(dtype).requires_grad_(True)
+            value = slack(self.graph.forward(point))
+            hit = value.detach() <= 0
+            if bool(hit.any()) and self._try(x[hit], box[hit], offer):
+                return True
+            self.best = min(self.best, float(value.detach().min()))
+            (gradient,) = torch.autograd.grad(value.sum(), point, allow_unused=True)
+            if gradient is None:
+                return False
+            direction = gradient.sign().double()
+            stuck = (gradient == 0).all(1)
+            x = torch.minimum(torch.maximum(x - step * 0.5 * width * direction, low), high)
+            if bool(stuck.any()):
+                x[stuck] = (low + self._uniform(tuple(low.shape)) * width)[stuck]
+            step *= 0.9
+        return self._try(x, box, offer)
+
+
+def _dtype(graph: Graph) -> torch.dtype:
+    for node in graph.nodes:
+        for value in vars(node.op).values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value.dtype
+    return torch.float64
+
+
+class _ClauseSlack:
+    """Differentiable slack of given clauses: max over rows of w.y - d, <= 0 when the clause holds (a violation)."""
+
+    def __init__(self, query: Query, clauses: Tensor, clause_box: Tensor) -> None:
+        table = query.table
+        rows_per_clause = _rows_per_clause(query)
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), rows_per_clause.cumsum(0)])
+        count = rows_per_clause[clauses]
+        self.width = int(count.max()) if count.numel() else 0
+        offset = torch.arange(self.width)
+        ids = first[clauses].unsqueeze(1) + torch.minimum(offset, (count - 1).clamp(min=0).unsqueeze(1))
+        device = table.weights.device
+        self.weights, self.bounds = table.weights[ids.to(device)], table.bounds[ids.to(device)]
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        value = torch.einsum("pm,prm->pr", outputs.double(), self.weights) - self.bounds
+        return value.amax(1)
+
+
+def _rows_per_clause(query: Query) -> Tensor:
+    table = query.table
+    boxes = torch.repeat_interleave(torch.arange(query.boxes, device=table.starts.device), table.starts.diff())
+    first_clause = torch.cat([torch.zeros(1, dtype=torch.int64, device=boxes.device), table.clauses.cumsum(0)])[:-1]
+    number = first_clause[boxes] + table.clause
+    return torch.bincount(number, minlength=int(table.clauses.sum())).cpu()

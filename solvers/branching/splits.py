@@ -1,0 +1,102 @@
+"""Split literals of a batch of domains, padded to a common depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verinet.propagation.backward import SplitRows
+from verinet.propagation.interval import Interval
+from verinet.propagation.rows import RowMap
+
+
+@dataclass(slots=True)
+class Literals:
+    """sign * (z[node][index] - point) >= 0; entries with node < 0 are padding. All tensors are (domains, depth)."""
+
+    node: Tensor
+    index: Tensor
+    sign: Tensor
+    point: Tensor
+    beta: Tensor  # last multiplier per literal
+
+    @classmethod
+    def none(cls, domains: int, like: Tensor) -> Literals:
+        integer = torch.zeros(domains, 0, dtype=torch.int64, device=like.device)
+        real = like.new_zeros(domains, 0)
+        return cls(integer, integer.clone(), real, real.clone(), real.clone())
+
+    @property
+    def depth(self) -> int:
+        return int(self.node.shape[1])
+
+    def take(self, index: Tensor | slice) -> Literals:
+        return Literals(*(getattr(self, f)[index] for f in ("node", "index", "sign", "point", "beta")))
+
+    def padded(self, depth: int) -> Literals:
+        extra = depth - self.depth
+        if extra <= 0:
+            return self
+        pad = torch.nn.functional.pad
+        return Literals(
+            pad(self.node, (0, extra), value=-1),
+            pad(self.index, (0, extra)),
+            pad(self.sign, (0, extra)),
+            pad(self.point, (0, extra)),
+            pad(self.beta, (0, extra)),
+        )
+
+    @staticmethod
+    def join(parts: list[Literals]) -> Literals:
+        depth = max(p.depth for p in parts)
+        wide = [p.padded(depth) for p in parts]
+        return Literals(*(torch.cat([getattr(p, f) for p in wide]) for f in ("node", "index", "sign", "point", "beta")))
+
+    def extended(self, node: Tensor, index: Tensor, sign: Tensor, point: Tensor) -> Literals:
+        """One more literal per domain, multiplier 0."""
+        return Literals(
+            torch.cat([self.node, node.unsqueeze(1)], 1),
+            torch.cat([self.index, index.unsqueeze(1)], 1),
+            torch.cat([self.sign, sign.unsqueeze(1)], 1),
+            torch.cat([self.point, point.unsqueeze(1)], 1),
+            torch.cat([self.beta, torch.zeros_like(point).unsqueeze(1)], 1),
+        )
+
+    def clip(self, known: dict[int, Interval]) -> dict[int, Interval]:
+        """Bounds (domains, *shape) cut down to the literals' half-spaces."""
+        result = dict(known)
+        for node in self.node.unique().tolist():
+            if node < 0:
+                continue
+            domain, slot = (self.node == node).nonzero(as_tuple=True)
+            index, sign, point = self.index[domain, slot], self.sign[domain, slot], self.point[domain, slot]
+            low, high = result[node]
+            width = low[0].numel()
+            flat_low, flat_high = low.reshape(-1).clone(), high.reshape(-1).clone()
+            place, up = domain * width + index, sign > 0
+            flat_low.scatter_reduce_(0, place[up], point[up], "amax")
+            flat_high.scatter_reduce_(0, place[~up], point[~up], "amin")
+            result[node] = (flat_low.reshape(low.shape), flat_high.reshape(high.shape))
+        return result
+
+    def rows(self, owners: RowMap) -> tuple[dict[int, SplitRows], dict[int, tuple[Tensor, Tensor]]]:
+        """Split rows per node for rows that belong to the domains, and for each the (domain, slot) it came from."""
+        result: dict[int, SplitRows] = {}
+        places: dict[int, tuple[Tensor, Tensor]] = {}
+        domain_of_row = owners.domain
+        for node in self.node.unique().tolist():
+            if node < 0:
+                continue
+            row, slot = (self.node[domain_of_row] == node).nonzero(as_tuple=True)
+            domain = domain_of_row[row]
+            result[node] = SplitRows(
+                row,
+                self.index[domain, slot],
+                self.sign[domain, slot],
+                self.point[domain, slot],
+                self.beta[domain, slot],
+            )
+            places[node] = (domain, slot)
+        return result, places

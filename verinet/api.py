@@ -1,0 +1,248 @@
+"""The public functions. This is the only place that turns search results into verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from verinet.errors import PropertyError, UsageError
+from verinet.frontends.model import Model
+from verinet.results import Bounds, FloatArray, Progress, Reason, Stats, Status, Verdict, Witness
+from verinet.spec.property import Box, Property
+
+if TYPE_CHECKING:
+    from verinet.solvers.query import Query
+    from verinet.solvers.strategy import Solution
+
+ModelLike = Model | str | Path
+PropertyLike = Property | str | Path
+
+
+def load(path: str | Path) -> Model:
+    """Read an ONNX file (also .onnx.gz). Raises `ModelError`, `UnsupportedOperatorError` or `UsageError`."""
+    from verinet.frontends.onnx import load_onnx
+
+    return load_onnx(path)
+
+
+def verify(
+    model: ModelLike,
+    prop: PropertyLike,
+    *,
+    timeout: float = 300.0,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    started: float | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Verdict:
+    """Prove that no input of the property's region violates it, or find one that does.
+
+    `timeout` is in seconds from `started` (a `time.monotonic()` value; now by default). `stop` is polled and ends the
+    search early. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that ONNX
+    Runtime confirms on the original file with zero tolerance. Raises `VerinetError` on bad input.
+    """
+    if not timeout > 0:
+        raise UsageError(f"the timeout must be a positive number of seconds, not {timeout}")
+    begin = time.monotonic() if started is None else started
+    network = model if isinstance(model, Model) else load(model)
+    statement = prop if isinstance(prop, Property) else _read(prop, network)
+    _check_sizes(network, statement)
+    run = _Run(network, statement, None if isinstance(prop, Property) else Path(prop), begin)
+    return run.verdict(_Limits(begin + timeout, stop, progress, seed, pick_device(device)))
+
+
+def bounds(
+    model: ModelLike,
+    region: PropertyLike | Box,
+    *,
+    layer: str | None = None,
+    method: str = "auto",
+    device: str = "auto",
+) -> Bounds:
+    """Certified bounds of the outputs, or of the layer named, over a box.
+
+    `method` is "interval", "linear" (backward linear bounds) or "auto" (slopes optimised as well). A property with
+    several boxes is bounded over their hull. Raises `UsageError` for an unknown layer or method.
+    """
+    from verinet.solvers.layer_bounds import layer_bounds
+
+    begin = time.monotonic()
+    network = model if isinstance(model, Model) else load(model)
+    if isinstance(region, Box):
+        lower, upper = region.lower, region.upper
+    else:
+        statement = region if isinstance(region, Property) else _read(region, network)
+        _check_sizes(network, statement)
+        if not statement.boxes:
+            raise PropertyError("the region is empty: there is nothing to bound", where=statement.name)
+        lower = np.min([b.lower for b in statement.boxes], axis=0)
+        upper = np.max([b.upper for b in statement.boxes], axis=0)
+    if len(lower) != network.graph.input_size:
+        raise PropertyError(f"the region has {len(lower)} inputs, the network {network.graph.input_size}")
+    graph = network.graph.to(torch.float64, pick_device(device))
+    low, high = layer_bounds(graph, lower, upper, layer, method)
+    return Bounds(layer or "output", low, high, method, time.monotonic() - begin)
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` takes CUDA when there is one. Raises `UsageError` when a named device is missing."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{device}'", hint="use auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is available", hint="use --device cpu, or install a CUDA build of torch")
+    return torch.device(device)
+
+
+def _read(prop: str | Path, network: Model) -> Property:
+    from verinet.spec import read_property
+
+    return read_property(prop, network.graph.input_size, network.graph.output_size)
+
+
+def _check_sizes(network: Model, prop: Property) -> None:
+    if (prop.inputs, prop.outputs) != (network.graph.input_size, network.graph.output_size):
+        raise PropertyError(
+            f"the property speaks of {prop.inputs} inputs and {prop.outputs} outputs, "
+            f"the network has {network.graph.input_size} and {network.graph.output_size}",
+            where=prop.name,
+            hint="check that the two files belong together",
+        )
+
+
+class _Limits:
+    """Limits and hooks of one run."""
+
+    def __init__(
+        self,
+        deadline: float,
+        stop: Callable[[], bool] | None,
+        progress: Callable[[Progress], None] | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.deadline, self.stop, self.progress, self.seed, self.device = deadline, stop, progress, seed, device
+
+
+class _Run:
+    """One query: holds what replay and the gate need."""
+
+    def __init__(self, model: Model, prop: Property, source: Path | None, begin: float) -> None:
+        self.model, self.prop, self.source, self.begin = model, prop, source, begin
+        self.witness: Witness | None = None
+        self.loose = self.refuted = 0
+
+    def verdict(self, limits: _Limits) -> Verdict:
+        from verinet.frontends.crosscheck import compare_with_onnxruntime
+
+        if not self.prop.clauses:
+            return self._answer(Status.UNSAT, Reason.EMPTY_REGION, notes=self.prop.notes)
+        samples = self._samples(limits.seed)
+        compare_with_onnxruntime(self.model, samples)
+        notes = self.prop.notes
+        if self.offer(samples[:1]):
+            note = "the property is already violated at the centre of its input box"
+            return self._answer(Status.SAT, Reason.REPLAYED, notes=(*notes, note))
+        from verinet.solvers.strategy import Strategy
+
+        query = self._query(limits)
+        attack_graph = self.model.graph.to(_native(self.model), limits.device)
+        strategy = Strategy(query, attack_graph, self.offer, self._reporter(limits), limits.seed)
+        return self._conclude(strategy.solve(query.clock), limits, notes)
+
+    def _samples(self, seed: int) -> FloatArray:
+        """The centre of the first box and a few random points of the property's boxes."""
+        random = np.random.default_rng(seed)
+        box = self.prop.boxes[0]
+        points = [(box.lower + box.upper) / 2]
+        for _ in range(3):
+            one = self.prop.boxes[int(random.integers(len(self.prop.boxes)))]
+            points.append(one.lower + random.random(len(one.lower)) * (one.upper - one.lower))
+        return np.stack(points)
+
+    def _query(self, limits: _Limits) -> Query:
+        from verinet.solvers.query import Clock, Query, clause_table
+
+        device = limits.device
+        return Query(
+            graph=self.model.graph.to(torch.float64, device),
+            lower=torch.from_numpy(np.stack([b.lower for b in self.prop.boxes])).to(device),
+            upper=torch.from_numpy(np.stack([b.upper for b in self.prop.boxes])).to(device),
+            table=clause_table(self.prop, device),
+            prop=self.prop,
+            clock=Clock(time.monotonic, limits.deadline, limits.stop),
+        )
+
+    def offer(self, points: FloatArray) -> bool:
+        """Replay candidates (k, inputs) on the original file; keeps the first that is confirmed."""
+        from verinet.witness.replay import Outcome, replay
+
+        for point in points:
+            result = replay(self.model, self.source, self.prop, point)
+            if result.outcome is Outcome.CONFIRMED:
+                self.witness = result.witness
+                return True
+            self.loose += result.outcome is Outcome.ONLY_WITHIN_TOLERANCE
+            self.refuted += result.outcome is Outcome.REFUTED
+        return False
+
+    def _reporter(self, limits: _Limits) -> Callable[[str, int, int, float | None], None]:
+        hook = limits.progress
+
+        def report(phase: str, still_open: int, closed: int, bound: float | None) -> None:
+            if hook is None:
+                return
+            seconds = time.monotonic() - self.begin
+            gap = None if bound is None else max(0.0, -bound)
+            hook(Progress(seconds, phase, still_open, closed, bound, gap, (still_open + closed) / max(seconds, 1e-9)))
+
+        return report
+
+    def _conclude(self, solution: Solution, limits: _Limits, notes: tuple[str, ...]) -> Verdict:
+        from verinet.solvers.branching.outcome import End
+
+        stats = Stats(
+            domains=solution.domains, closed=solution.closed, open=solution.open, strategy=tuple(solution.trail)
+        )
+        if solution.end is End.CANDIDATE and self.witness is not None:
+            return self._answer(Status.SAT, Reason.REPLAYED, stats=stats, notes=notes)
+        if solution.end is End.CLOSED:
+            return self._answer(Status.UNSAT, Reason.PROVED, stats=stats, notes=notes, gap=0.0)
+        stopped = limits.stop is not None and limits.stop()
+        if stopped:
+            return self._answer(Status.UNKNOWN, Reason.INTERRUPTED, stats=stats, notes=notes, gap=solution.gap)
+        if solution.end is End.TIME:
+            return self._answer(Status.TIMED_OUT, Reason.OUT_OF_TIME, stats=stats, notes=notes, gap=solution.gap)
+        reason = Reason.OUT_OF_MEMORY if solution.end is End.MEMORY else Reason.STALLED
+        if reason is Reason.STALLED and self.loose:
+            reason = Reason.ONLY_WITHIN_TOLERANCE
+        elif reason is Reason.STALLED and self.refuted:
+            reason = Reason.WITNESS_NOT_REPLAYED
+        return self._answer(Status.UNKNOWN, reason, stats=stats, notes=notes, gap=solution.gap)
+
+    def _answer(
+        self,
+        status: Status,
+        reason: Reason,
+        *,
+        stats: Stats | None = None,
+        notes: tuple[str, ...] = (),
+        gap: float | None = None,
+    ) -> Verdict:
+        seconds = time.monotonic() - self.begin
+        base = stats or Stats()
+        full = Stats(seconds, base.domains, base.closed, base.open, base.strategy)
+        witness = self.witness if status is Status.SAT else None
+        provenance = {"torch": torch.__version__, "model_sha256": self.model.sha256, "property": self.prop.name}
+        return Verdict(status, reason, witness, gap, full, provenance, notes)
+
+
+def _native(model: Model) -> torch.dtype:
+    return torch.float64 if any("double" in str(t) or "float64" in str(t) for t in model.input_dtypes) else torch.float32

@@ -1,0 +1,135 @@
+"""x * y for two variables, by the one-parameter McCormick family (McCormick 1976)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verinet.ir.graph import Shape
+from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
+
+
+def _aligned(tensor: Tensor, shape: Shape, rank: int) -> Tensor:
+    """Insert unit axes after the leading ones so that the event has `rank` axes."""
+    missing = rank - len(shape)
+    if missing <= 0:
+        return tensor
+    lead = tensor.shape[: tensor.dim() - len(shape)]
+    return tensor.reshape(*lead, *(1,) * missing, *shape)
+
+
+def _unbroadcast(rows: Tensor, shape: Shape, rank: int) -> Tensor:
+    """Sum the event axes that broadcasting expanded: the adjoint of `_aligned` followed by broadcasting."""
+    lead = rows.shape[: rows.dim() - rank]
+    padded = (1,) * (rank - len(shape)) + tuple(shape)
+    axes = [len(lead) + i for i, extent in enumerate(padded) if extent == 1 and rows.shape[len(lead) + i] != 1]
+    if axes:
+        rows = rows.sum(axes, keepdim=True)
+    return rows.reshape(*lead, *shape)
+
+
+@dataclass(frozen=True)
+class Product(NonlinearOp):
+    """z = x * y with broadcasting; `left` and `right` are the event shapes.
+
+    Lower planes: slopes k_x = r y_l + (1-r) y_u, k_y = r x_l + (1-r) x_u for any r in [0, 1]; upper planes:
+    k_x = r y_u + (1-r) y_l, k_y = r x_l + (1-r) x_u. Whatever the slopes, x y - k_x x - k_y y is bilinear, so its
+    extreme values over the box are at the four corners: the intercept is computed there and is rigorous.
+    Lines: (lower_x, lower_y, lower_offset, upper_x, upper_y, upper_offset, x_l, x_u, y_l, y_u).
+    """
+
+    kind: ClassVar[str] = "Mul"
+    left: Shape
+    right: Shape
+
+    @property
+    def rank(self) -> int:
+        return max(len(self.left), len(self.right))
+
+    def _align(self, pair: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return _aligned(pair[0], self.left, self.rank), _aligned(pair[1], self.right, self.rank)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x, y = self._align(inputs)
+        return x * y
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        (xl, yl), (xu, yu) = self._align(lowers), self._align(uppers)
+        corners = torch.stack(torch.broadcast_tensors(xl * yl, xl * yu, xu * yl, xu * yu))
+        low, high = corners.amin(0), corners.amax(0)
+        eps = torch.finfo(low.dtype).eps
+        return low - low.abs() * eps - 1e-300, high + high.abs() * eps + 1e-300
+
+    def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        (xl, yl), (xu, yu) = self._align(lowers), self._align(uppers)
+        wide_x, wide_y = xu - xl > 1e-9 * (1 + xu.abs()), yu - yl > 1e-9 * (1 + yu.abs())
+        both = (wide_x & wide_y).to(xl.dtype)
+        masks = (_unbroadcast(both, shape, self.rank) > 0 for shape in (self.left, self.right))
+        return tuple(masks)
+
+    def multipliers(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        x, y = self._align(lowers)
+        half = torch.full(torch.broadcast_shapes(x.shape, y.shape), 0.5, dtype=x.dtype, device=x.device)
+        return half, half.clone()
+
+    def lines(
+        self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
+    ) -> Lines:
+        (xl, yl), (xu, yu) = self._align(lowers), self._align(uppers)
+        low, high = multipliers if multipliers is not None else self.multipliers(lowers, uppers)
+        lower_x, lower_y = low * yl + (1 - low) * yu, low * xl + (1 - low) * xu
+        upper_x, upper_y = high * yu + (1 - high) * yl, high * xl + (1 - high) * xu
+        corners = ((xl, yl), (xl, yu), (xu, yl), (xu, yu))
+        # Five roundings per corner: 8 eps of the absolute terms covers them.
+        pad = 8 * torch.finfo(xl.dtype).eps
+        size = torch.maximum(xl.abs(), xu.abs()) * torch.maximum(yl.abs(), yu.abs())
+
+        def gaps(slope_x: Tensor, slope_y: Tensor) -> tuple[Tensor, Tensor]:
+            slack = pad * (size + slope_x.abs() * torch.maximum(xl.abs(), xu.abs()))
+            slack = slack + pad * slope_y.abs() * torch.maximum(yl.abs(), yu.abs()) + 1e-300
+            return torch.stack([x * y - slope_x * x - slope_y * y for x, y in corners]), slack
+
+        below, below_slack = gaps(lower_x, lower_y)
+        above, above_slack = gaps(upper_x, upper_y)
+        return (
+            *(lower_x, lower_y, below.amin(0) - below_slack),
+            *(upper_x, upper_y, above.amax(0) + above_slack),
+            *(xl, xu, yl, yu),
+        )
+
+    def pull(self, rows: Tensor, lines: Lines) -> Pulled:
+        to_x, to_y = rows * select(rows, lines[0], lines[3]), rows * select(rows, lines[1], lines[4])
+        offset = rows * select(rows, lines[2], lines[5])
+        # Summing broadcast axes rounds relative to the terms, not to their sum, so the terms are charged here.
+        x_l, x_u, y_l, y_u = lines[6:10]
+        size = offset.abs() + to_x.abs() * torch.maximum(x_l.abs(), x_u.abs())
+        size = size + to_y.abs() * torch.maximum(y_l.abs(), y_u.abs())
+        return Pulled(
+            (_unbroadcast(to_x, self.left, self.rank), _unbroadcast(to_y, self.right, self.rank)),
+            event_sum(offset, self.rank),
+            event_sum(size, self.rank),
+        )
+
+    def push(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> Tensor:
+        x, y = self._align(inputs)
+        low = lines[0] * x + lines[1] * y + lines[2]
+        return select(rows, low, lines[3] * x + lines[4] * y + lines[5])
+
+    def gradient(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> tuple[Tensor, ...]:
+        x, y = self._align(inputs)
+        xl, xu, yl, yu = lines[6:10]
+        lower = (yl - yu) * x + (xl - xu) * y - xl * yl + xu * yu
+        upper = (yu - yl) * x + (xl - xu) * y - xl * yu + xu * yl
+        return rows.clamp(min=0) * lower, rows.clamp(max=0) * upper
+
+    def project(
+        self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return tuple(m.clamp(0, 1) for m in multipliers)
+
+    def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return _unbroadcast(amount, self.left, self.rank), _unbroadcast(amount, self.right, self.rank)

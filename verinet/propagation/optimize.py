@@ -1,0 +1,225 @@
+"""Optimisation of the multipliers of a set of rows, with closed-form gradients and no autograd tape.
+
+For fixed domains the bound is a concave, piecewise smooth function of slopes, split multipliers and the rest, and by the
+envelope theorem its gradient is read off one relaxed forward pass from the concretising corner (bound_propagation
+note, sections 2.1 and 3). Every iterate is a valid bound, so the best one seen is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from verinet.ops.base import Lines, NonlinearOp
+from verinet.propagation.backward import Backward, InputRows, Relaxation, SplitRows, Trace
+from verinet.propagation.interval import Interval
+from verinet.propagation.rows import RowMap
+
+Multipliers = dict[int, tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """Rows whose lower bounds are to be raised: all that stays fixed during the optimisation."""
+
+    start: int
+    rows: Tensor  # (rows, *shape of start)
+    owners: RowMap
+    lower: Tensor  # (domains, inputs)
+    upper: Tensor
+    known: Mapping[int, Interval]  # bounds of the inputs of nonlinear nodes, (domains, *shape)
+    splits: Mapping[int, SplitRows] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Step-size rule: Adam on scaled multipliers with geometric decay (Kingma and Ba 2015)."""
+
+    iterations: int = 20
+    rate: float = 0.25
+    beta_rate: float = 0.1
+    decay: float = 0.96
+
+
+@dataclass(slots=True)
+class Optimized:
+    """Best bounds (rows,), the functional of the best iterate and its multipliers, the relaxed point of the last pass."""
+
+    bound: Tensor
+    inputs: InputRows
+    multipliers: Multipliers
+    betas: dict[int, Tensor]
+    trace: Trace
+    values: dict[int, Tensor] = field(default_factory=dict)
+    corner: Tensor | None = None
+    relaxation: Relaxation | None = None
+
+
+def nonlinear_ancestors(backward: Backward, start: int) -> tuple[int, ...]:
+    """Nonlinear nodes that `start` depends on."""
+    nodes = backward.graph.nodes
+    return tuple(v for v in backward.order(start) if isinstance(nodes[v].op, NonlinearOp))
+
+
+def _op(backward: Backward, position: int) -> NonlinearOp:
+    op = backward.graph.nodes[position].op
+    if not isinstance(op, NonlinearOp):
+        raise TypeError(backward.graph.nodes[position].name)
+    return op
+
+
+def _inputs(problem: RowProblem, backward: Backward, position: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Bounds of the inputs of a nonlinear node, one copy per row (or a single broadcast copy)."""
+    pairs = [problem.known[i] for i in backward.graph.nodes[position].inputs]
+    gather = problem.owners.gather
+    return [gather(lo) for lo, _ in pairs], [gather(hi) for _, hi in pairs]
+
+
+def default_multipliers(problem: RowProblem, backward: Backward) -> Multipliers:
+    """The default of every nonlinear ancestor, copied for each row."""
+    count = problem.rows.shape[0]
+    result: Multipliers = {}
+    for position in nonlinear_ancestors(backward, problem.start):
+        values = _op(backward, position).multipliers(*_inputs(problem, backward, position))
+        result[position] = tuple(v.expand(count, *v.shape[1:]).contiguous() for v in values)
+    return result
+
+
+def row_relaxation(problem: RowProblem, backward: Backward, multipliers: Multipliers) -> Relaxation:
+    """Lines per row for the given multipliers."""
+    lines: dict[int, Lines] = {}
+    for position, values in multipliers.items():
+        lowers, uppers = _inputs(problem, backward, position)
+        lines[position] = _op(backward, position).lines(lowers, uppers, values)
+    return Relaxation(lines, per_row=True)
+
+
+def evaluate(
+    problem: RowProblem, backward: Backward, multipliers: Multipliers, betas: Mapping[int, Tensor]
+) -> Optimized:
+    """One pass with given multipliers: the bound, and what the gradient needs."""
+    relaxation = row_relaxation(problem, backward, multipliers)
+    trace = Trace()
+    splits = {v: replace(s, beta=betas[v]) for v, s in problem.splits.items()}
+    inputs = backward.run(problem.start, problem.rows, problem.owners, relaxation, splits, trace)
+    bound = backward.concretize(inputs, problem.owners, problem.lower, problem.upper)
+    return Optimized(bound, inputs, multipliers, dict(betas), trace, relaxation=relaxation)
+
+
+def _gradients(
+    problem: RowProblem, backward: Backward, state: Optimized
+) -> tuple[dict[int, tuple[Tensor, ...]], dict[int, Tensor]]:
+    """Ascent directions of all multipliers at one iterate; stores the relaxed forward point in `state`."""
+    if state.relaxation is None:
+        raise ValueError("evaluate first")
+    owners = problem.owners
+    state.corner = backward.corner(state.inputs, owners, problem.lower, problem.upper)
+    state.values = backward.relaxed_forward(problem.start, state.corner, state.relaxation, state.trace, owners)
+    slopes: dict[int, tuple[Tensor, ...]] = {}
+    for position in state.multipliers:
+        rows = state.trace.rows.get(position)
+        if rows is None:
+            slopes[position] = tuple(torch.zeros_like(m) for m in state.multipliers[position])
+            continue
+        points = [state.values[i] for i in backward.graph.nodes[position].inputs]
+        slopes[position] = _op(backward, position).gradient(rows, state.relaxation.lines[position], *points)
+    betas = {}
+    for position, split in problem.splits.items():
+        reached = state.values[position].reshape(state.corner.shape[0], -1)[split.row, split.index]
+        betas[position] = -split.sign * (reached - split.point)
+    return slopes, betas
+
+
+class _Adam:
+    """First and second moments of named tensors."""
+
+    def __init__(self) -> None:
+        self._moments: dict[object, tuple[Tensor, Tensor]] = {}
+        self._count = 0
+
+    def tick(self) -> None:
+        self._count += 1
+
+    def step(self, key: object, gradient: Tensor, rate: float) -> Tensor:
+        first, second = self._moments.get(key, (torch.zeros_like(gradient), torch.zeros_like(gradient)))
+        first = first * 0.9 + gradient * 0.1
+        second = second * 0.999 + gradient * gradient * 0.001
+        self._moments[key] = (first, second)
+        mean, spread = first / (1 - 0.9**self._count), second / (1 - 0.999**self._count)
+        return mean / (spread.sqrt() + 1e-12) * rate
+
+
+def optimize(
+    problem: RowProblem,
+    backward: Backward,
+    *,
+    step: Step,
+    multipliers: Multipliers | None = None,
+    betas: Mapping[int, Tensor] | None = None,
+    finished: Callable[[Tensor], bool] | None = None,
+) -> Optimized:
+    """Raise the bounds of all rows; `finished(best bounds)` ends early. Returns the best bounds and multipliers."""
+    current_m = multipliers if multipliers is not None else default_multipliers(problem, backward)
+    current_b = dict(betas) if betas is not None else {v: s.beta for v, s in problem.splits.items()}
+    state = evaluate(problem, backward, current_m, current_b)
+    best = state
+    adam, rate = _Adam(), 1.0
+    for _ in range(step.iterations):
+        if finished is not None and finished(best.bound):
+            break
+        slopes, up = _gradients(problem, backward, state)
+        adam.tick()
+        current_m = _ascend(problem, backward, state.multipliers, slopes, (adam, rate * step.rate))
+        current_b = {
+            v: (state.betas[v] + adam.step(("beta", v), up[v], rate * step.beta_rate)).clamp(min=0) for v in state.betas
+        }
+        rate *= step.decay
+        state = evaluate(problem, backward, current_m, current_b)
+        best = _merge(problem, best, state)
+    if best.corner is None and best.relaxation is not None:
+        best.corner = backward.corner(best.inputs, problem.owners, problem.lower, problem.upper)
+    return best
+
+
+def _ascend(
+    problem: RowProblem,
+    backward: Backward,
+    multipliers: Multipliers,
+    gradients: Mapping[int, Sequence[Tensor]],
+    rule: tuple[_Adam, float],
+) -> Multipliers:
+    adam, rate = rule
+    result: Multipliers = {}
+    for position, values in multipliers.items():
+        moved = [
+            v + adam.step((position, k), g.expand_as(v), rate)
+            for k, (v, g) in enumerate(zip(values, gradients[position], strict=True))
+        ]
+        result[position] = _op(backward, position).project(moved, *_inputs(problem, backward, position))
+    return result
+
+
+def _merge(problem: RowProblem, best: Optimized, new: Optimized) -> Optimized:
+    """Per row the better of two iterates (their multipliers too)."""
+    better = new.bound > best.bound
+    if bool(better.all()):
+        return new
+    if not bool(better.any()):
+        return best
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(better.reshape(-1, *(1,) * (a.dim() - 1)), b, a)
+
+    multipliers = {
+        v: tuple(pick(a, b) for a, b in zip(best.multipliers[v], new.multipliers[v], strict=True))
+        for v in best.multipliers
+    }
+    betas = {v: torch.where(better[problem.splits[v].row], new.betas[v], best.betas[v]) for v in best.betas}
+    inputs = InputRows(
+        pick(best.inputs.coefficients, new.inputs.coefficients), pick(best.inputs.constant, new.inputs.constant)
+    )
+    trace = Trace({v: pick(r, new.trace.rows[v]) for v, r in best.trace.rows.items() if v in new.trace.rows})
+    return Optimized(pick(best.bound, new.bound), inputs, multipliers, betas, trace)

@@ -1,0 +1,193 @@
+"""Bounds of all nodes that feed nonlinear ones, for a batch of domains: rows only where they still matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verinet.ir.graph import Graph, total
+from verinet.ops.base import Lines, LinearOp, NonlinearOp
+from verinet.propagation.backward import Backward, InputRows, Relaxation
+from verinet.propagation.interval import Interval, interval_pass, node_interval
+from verinet.propagation.optimize import RowProblem, Step, optimize
+from verinet.propagation.rows import RowMap
+
+
+@dataclass(slots=True)
+class Layers:
+    """Bounds over a batch of domains: `known` for the inputs of nonlinear nodes, `lines` for the nonlinear nodes.
+
+    `infeasible` marks domains whose bounds cross: no real input can satisfy their constraints.
+    """
+
+    lower: Tensor  # (domains, inputs)
+    upper: Tensor
+    known: dict[int, Interval] = field(default_factory=dict)
+    lines: dict[int, Lines] = field(default_factory=dict)
+    infeasible: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    @property
+    def relaxation(self) -> Relaxation:
+        return Relaxation(self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """How much work to spend: no rows at all, plain rows, or rows with optimised slopes."""
+
+    rows: bool = True
+    step: Step | None = None  # optimise slopes of rows that stay undecided
+    memory: int = 64 << 20  # bytes of the largest coefficient tensor of one chunk
+    deadline: Callable[[], bool] | None = None  # True when time is over: fall back to what is there
+
+
+Found = Callable[[int, Tensor, Tensor, InputRows], None]
+"""Called with (node, domain, flat index, rows): first half of the rows are lower, second half negated upper bounds."""
+
+
+def bounded_nodes(graph: Graph) -> tuple[int, ...]:
+    """Nodes whose bounds shape a relaxation: all inputs of nonlinear nodes, in order."""
+    found = {i for n in graph.nodes if isinstance(n.op, NonlinearOp) for i in n.inputs}
+    return tuple(sorted(found))
+
+
+def exact_by_interval(graph: Graph) -> frozenset[int]:
+    """Nodes for which interval bounds are already exact: at most one mixing linear operator since the input."""
+    mixing: list[int] = [0]
+    for node in graph.nodes[1:]:
+        depth = max(mixing[i] for i in node.inputs)
+        if isinstance(node.op, LinearOp):
+            mixing.append(depth + (0 if node.op.diagonal and len(node.inputs) == 1 else 1))
+        else:
+            mixing.append(depth + 10)
+    return frozenset(v for v, depth in enumerate(mixing) if depth <= 1)
+
+
+class Sweeper:
+    """Computes `Layers` for batches of domains of one graph."""
+
+    def __init__(self, backward: Backward, targets: Sequence[int] = ()) -> None:
+        self.backward = backward
+        self.graph = backward.graph
+        self.targets = frozenset(targets)  # nodes to bound fully, whoever reads them
+        self.bounded = frozenset(bounded_nodes(self.graph)) | self.targets
+        self.exact = exact_by_interval(self.graph)
+        self._widest = max(total(n.shape) for n in self.graph.nodes)
+
+    def sweep(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        options: SweepOptions,
+        known: Mapping[int, Interval] | None = None,
+        found: Found | None = None,
+    ) -> Layers:
+        """Bounds and lines of every layer over the boxes (domains, inputs), at least as tight as `known`."""
+        layers = Layers(lower, upper, infeasible=torch.zeros(lower.shape[0], dtype=torch.bool, device=lower.device))
+        values: list[Interval | None] = [(lower, upper)]
+        for position in range(1, len(self.graph.nodes)):
+            node = self.graph.nodes[position]
+            if isinstance(node.op, NonlinearOp):
+                pairs = [layers.known[i] for i in node.inputs]
+                layers.lines[position] = node.op.lines([lo for lo, _ in pairs], [hi for _, hi in pairs])
+            low, high = node_interval(self.graph, position, values)
+            if known is not None and position in known:
+                low, high = torch.maximum(low, known[position][0]), torch.minimum(high, known[position][1])
+            if position in self.bounded:
+                low, high = self._refine(position, (low, high), layers, options, found)
+                layers.known[position] = (low, high)
+            values.append((low, high))
+        return layers
+
+    def _refine(
+        self, position: int, bounds: Interval, layers: Layers, options: SweepOptions, found: Found | None
+    ) -> Interval:
+        low, high = self._settle(bounds, layers)
+        if not options.rows or position in self.exact:
+            return low, high
+        if options.deadline is not None and options.deadline():
+            return low, high
+        mask = self.undecided(position, layers.known, (low, high)) & ~_per_domain(layers.infeasible, low)
+        domain, index = mask.reshape(mask.shape[0], -1).nonzero(as_tuple=True)
+        if domain.numel() == 0:
+            return low, high
+        size = max(1, options.memory // (2 * self._widest * low.element_size()))
+        flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
+        for begin in range(0, domain.numel(), size):
+            part = slice(begin, begin + size)
+            lows, highs = self._rows(position, (domain[part], index[part]), layers, options, found)
+            here = (domain[part], index[part])
+            flat_low[here] = torch.maximum(flat_low[here], lows)
+            flat_high[here] = torch.minimum(flat_high[here], highs)
+        return self._settle((flat_low.reshape(low.shape), flat_high.reshape(high.shape)), layers)
+
+    @staticmethod
+    def _settle(bounds: Interval, layers: Layers) -> Interval:
+        """Mark domains with crossing bounds as infeasible and give them a harmless point interval."""
+        low, high = bounds
+        crossed = (low > high).reshape(low.shape[0], -1).any(1)
+        if bool(crossed.any()):
+            layers.infeasible |= crossed
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+        return low, high
+
+    def undecided(self, position: int, known: Mapping[int, Interval], bounds: Interval) -> Tensor:
+        """Entries of a node whose tighter bounds would tighten some reader's lines."""
+        if position in self.targets:
+            return bounds[1] > bounds[0]
+        mask = torch.zeros_like(bounds[0], dtype=torch.bool)
+        for reader in self.graph.consumers[position]:
+            node = self.graph.nodes[reader]
+            if not isinstance(node.op, NonlinearOp):
+                continue
+            pairs = [bounds if i == position else known.get(i) for i in node.inputs]
+            if any(p is None for p in pairs):
+                mask |= bounds[1] > bounds[0]
+                continue
+            lowers, uppers = [p[0] for p in pairs if p], [p[1] for p in pairs if p]
+            for source, part in zip(node.inputs, node.op.undecided(lowers, uppers), strict=True):
+                if source == position:
+                    mask |= part
+        return mask
+
+    def _rows(
+        self, position: int, entries: tuple[Tensor, Tensor], layers: Layers, options: SweepOptions, found: Found | None
+    ) -> Interval:
+        """Lower and upper bounds of the named entries by backward rows."""
+        domain, index = entries
+        count = domain.numel()
+        rows = layers.lower.new_zeros(2 * count, total(self.graph.nodes[position].shape))
+        here = torch.arange(count, device=rows.device)
+        rows[here, index], rows[here + count, index] = 1.0, -1.0
+        rows = rows.reshape(2 * count, *self.graph.nodes[position].shape)
+        owners = RowMap.ragged(torch.cat([domain, domain]), layers.lower.shape[0])
+        if options.step is not None:
+            problem = RowProblem(position, rows, owners, layers.lower, layers.upper, layers.known)
+            best = optimize(problem, self.backward, step=options.step, finished=_deadline(options))
+            inputs, value = best.inputs, best.bound
+        else:
+            inputs = self.backward.run(position, rows, owners, layers.relaxation)
+            value = self.backward.concretize(inputs, owners, layers.lower, layers.upper)
+        if found is not None:
+            found(position, domain, index, inputs)
+        return value[:count], -value[count:]
+
+
+def _deadline(options: SweepOptions) -> Callable[[Tensor], bool] | None:
+    if options.deadline is None:
+        return None
+    over = options.deadline
+    return lambda _bound: over()
+
+
+def _per_domain(flags: Tensor, like: Tensor) -> Tensor:
+    return flags.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def build_backward(graph: Graph, lower: Tensor, upper: Tensor) -> Backward:
+    """A backward engine for all sub-boxes of [lower, upper] (inputs,): its rounding charge comes from intervals."""
+    ranges: Sequence[Interval] = interval_pass(graph, lower.unsqueeze(0), upper.unsqueeze(0))
+    return Backward(graph, ranges)
