@@ -35,6 +35,8 @@ class RowMap:
         """(domains, ...) to something that broadcasts against folded rows."""
         if self.per_domain is not None:
             return values.unsqueeze(1)
+        if not any(values.stride()):
+            return values[:1]  # one number broadcast: nothing to gather
         return values.index_select(0, self.domain)
 
     def gather(self, values: Tensor) -> Tensor:

@@ -36,8 +36,12 @@ class Box:
 class Rows:
     """The conjunction `weights @ y <= bounds` (or `<` where `strict`), written sparsely: CSR over outputs.
 
-    `input_weights` is None unless a row also mentions inputs (then `weights @ y + input_weights @ x <= bounds`).
-    Row i of the CSR matrix holds columns[start[i]:start[i+1]] and the same slice of `values`.
+    Row i of the CSR matrix holds columns[starts[i]:starts[i+1]] and the same slice of `values`; `starts` has one entry
+    more than there are rows. No rows at all means that every output violates. `bounds` are rounded up where the
+    written number is not a float64, so the rows enclose the written ones. A row may be the written one times a positive
+    factor, chosen so that its weights are float64 exactly.
+    `weight_error` is 0 when every weight is exact, else the relative error that each one may carry (2**-53); a prover
+    must charge it.
     """
 
     starts: npt.NDArray[np.int64]
@@ -45,6 +49,7 @@ class Rows:
     values: Floats
     bounds: Floats
     strict: npt.NDArray[np.bool_]
+    weight_error: float = 0.0
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -59,8 +64,30 @@ class Clause:
 
 
 @dataclass(frozen=True, slots=True)
+class Variable2:
+    """A tensor that a VNN-LIB 2.0 file declares. `shape` is () for a scalar, which is written without an index."""
+
+    name: str
+    is_output: bool
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query2:
+    """What a VNN-LIB 2.0 file declares, in order: needed to name the values of a witness as the file does."""
+
+    network: str
+    variables: tuple[Variable2, ...]
+    version: str = "2.0"
+
+
+@dataclass(frozen=True, slots=True)
 class Property:
-    """OR over clauses. Clauses with the same input box share one entry of `boxes`."""
+    """OR over clauses. Clauses with the same input box share one entry of `boxes`.
+
+    `v2` is None for VNN-LIB 1.0. Several tensors of a 2.0 file are flattened in C order, one after the other.
+    """
 
     boxes: tuple[Box, ...]
     clauses: tuple[Clause, ...]
@@ -68,3 +95,4 @@ class Property:
     outputs: int
     name: str = "property"
     notes: tuple[str, ...] = ()
+    v2: Query2 | None = None

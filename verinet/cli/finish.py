@@ -1,0 +1,81 @@
+"""The one exit for verdicts: word to stdout, file for the competition, reason to stderr, exactly once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verinet.cli.session import EXIT_INTERRUPTED, EXIT_TOOL, emit, emit_json, say
+from verinet.results import Reason, Status, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the user wants to hear the verdict."""
+
+    model: Path
+    spec: Path
+    result: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+
+
+@dataclass(slots=True)
+class Finish:
+    """Gives the final output of one query. The search and the watchdog race for it; only the first one speaks."""
+
+    report: Report
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def give(self, verdict: Verdict) -> int | None:
+        """Print and store `verdict`; returns the exit code, or None if the other one has already spoken."""
+        if not self._turn.acquire(blocking=False):
+            return None
+        self._print(verdict)
+        stored = self._store(verdict)
+        if not self.report.quiet:
+            _say_reason(verdict)
+        if not stored:
+            return EXIT_TOOL
+        return EXIT_INTERRUPTED if verdict.reason is Reason.INTERRUPTED else 0
+
+    def _print(self, verdict: Verdict) -> None:
+        if self.report.as_json:
+            head = {"verdict": verdict.status.value, "model": str(self.report.model), "spec": str(self.report.spec)}
+            emit_json(head | verdict.to_dict())
+        else:
+            emit(verdict.status.value)
+
+    def _store(self, verdict: Verdict) -> bool:
+        path = self.report.result
+        if path is None:
+            return True
+        try:
+            path.write_text(_result_text(verdict, self.report.spec))
+        except OSError as error:
+            say(f"error: cannot write the result file: {error.strerror or error}\n  where   {path}")
+            return False
+        return True
+
+
+def _result_text(verdict: Verdict, spec: Path) -> str:
+    word = "timeout" if verdict.status is Status.TIMED_OUT else verdict.status.value
+    if verdict.witness is None:
+        return f"{word}\n"  # without an import: the watchdog may be here while the main thread is still importing
+    from verinet.witness.formats import assignment
+
+    return f"{word}\n{assignment(verdict.witness, spec)}"
+
+
+def _say_reason(verdict: Verdict) -> None:
+    say(f"reason: {verdict.reason.name.lower()}: {verdict.reason.value}")
+    if verdict.gap is not None and verdict.gap > 0:
+        say(f"gap: {verdict.gap:.6g}")
+    if verdict.witness is not None:
+        say(f"margin of the witness: {verdict.witness.margin:.6g}")
+    stats = verdict.stats
+    if stats.domains:
+        say(f"subproblems: {stats.domains}, closed {stats.closed}, open {stats.open}; {stats.seconds:.2f} s")
+    for note in verdict.notes:
+        say(f"note: {note}")

@@ -1,0 +1,98 @@
+"""Our graph against ONNX Runtime on the original file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from verinet.errors import ModelError
+from verinet.frontends.model import Model
+from verinet.ir.graph import total
+
+Floats = npt.NDArray[np.float64]
+
+
+def open_session(model: Model, *, optimise: bool = False) -> Any:
+    """An ONNX Runtime session on the original file: one thread, quiet, graph optimisations off unless asked for."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    given = model.raw if model.raw is not None else str(model.path)
+    try:
+        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own exception types are not public
+        raise ModelError(f"ONNX Runtime cannot open this network: {error}", where=model.name) from error
+
+
+def run_session(session: Any, model: Model, inputs: Floats) -> Floats:
+    """Run one flat float64 input, cast to the input types, and return the flat outputs as float64."""
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    offset = 0
+    for name, shape, dtype in zip(model.input_names, model.input_shapes, model.input_dtypes, strict=True):
+        size = total(shape)
+        feeds[name] = np.ascontiguousarray(inputs[offset : offset + size].reshape(shape), dtype=dtype)
+        offset += size
+    try:
+        outputs = session.run(list(model.output_names), feeds)
+    except Exception as error:  # see open_session
+        raise ModelError(f"ONNX Runtime cannot run this network: {error}", where=model.name) from error
+    return np.concatenate([np.asarray(y, dtype=np.float64).reshape(-1) for y in outputs])
+
+
+def compare_with_onnxruntime(model: Model, samples: Floats) -> float:
+    """Worst difference between our graph (float64) and ONNX Runtime, relative to 1 + max |y| of the sample.
+
+    Args:
+        model: the network.
+        samples: (k, inputs) float64; rounded to the input types before use.
+
+    Raises:
+        ModelError: the difference is too large for the number type, so the file was misread.
+    """
+    graph = model.graph.to(torch.float64)
+    session = open_session(model)
+    worst = 0.0
+    for sample in samples:
+        rounded = _rounded(model, sample)
+        expected = run_session(session, model, rounded)
+        found = graph.forward(torch.from_numpy(rounded).unsqueeze(0))[0].numpy()
+        worst = max(worst, _difference(model, found, expected))
+    if not worst <= _tolerance(model):
+        raise ModelError(
+            f"our reading of this network differs from ONNX Runtime by {worst:.3g} (relative)",
+            where=model.name,
+            hint="please report the file; no answer about it can be trusted",
+        )
+    return worst
+
+
+def _rounded(model: Model, sample: Floats) -> Floats:
+    parts: list[npt.NDArray[Any]] = []
+    offset = 0
+    for shape, dtype in zip(model.input_shapes, model.input_dtypes, strict=True):
+        parts.append(sample[offset : offset + total(shape)].astype(dtype).astype(np.float64))
+        offset += total(shape)
+    return np.concatenate(parts)
+
+
+def _difference(model: Model, found: Floats, expected: Floats) -> float:
+    if found.shape != expected.shape:
+        raise ModelError(f"our reading has {found.size} outputs, ONNX Runtime {expected.size}", where=model.name)
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return 0.0
+    scale = 1.0 + np.abs(expected[finite]).max()
+    return float(np.abs(found[finite] - expected[finite]).max() / scale)
+
+
+def _tolerance(model: Model) -> float:
+    wide = all(dtype == np.float64 for dtype in (*model.input_dtypes, *model.output_dtypes))
+    return 1e-9 if wide else 1e-3

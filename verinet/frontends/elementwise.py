@@ -1,0 +1,52 @@
+"""The way from ONNX activations to scalar functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from verinet.frontends.builder import Variable
+from verinet.frontends.call import Call
+
+if TYPE_CHECKING:
+    from verinet.ops.scalar_function import ScalarFunction
+
+
+def scalar_function(op: str, attributes: Mapping[str, Any]) -> ScalarFunction | None:
+    """The registered function of an ONNX operator, or None."""
+    from verinet.ops.activations import find
+
+    return find(op, attributes)
+
+
+def apply(call: Call, function: ScalarFunction, x: Variable) -> Variable:
+    """The function of every entry of x."""
+    from verinet.ops.scalar import Elementwise
+
+    return call.builder.emit(Elementwise(function, len(x.shape)), [x], x.shape)
+
+
+def by_table(call: Call) -> Variable | None:
+    """An operator that the table of activations knows: one variable input, the rest constant; None if it does not."""
+    others = call.inputs[1:]
+    if call.given(0) is None or any(isinstance(value, Variable) for value in others):
+        return None
+    function = scalar_function(call.node.op, _attributes(call))
+    return None if function is None else apply(call, function, call.variable(0))
+
+
+_CONSTANT_INPUTS: Mapping[str, tuple[str, ...]] = {"Clip": ("min", "max"), "PRelu": ("slope",)}
+
+
+def _attributes(call: Call) -> dict[str, Any]:
+    found = dict(call.node.attributes)
+    for position, name in enumerate(_CONSTANT_INPUTS.get(call.node.op, ()), start=1):
+        if call.given(position) is None:
+            continue
+        if call.node.op == "PRelu":
+            found[name] = np.array(call.finite(position, name))
+        else:
+            found[name] = float(call.constant(position, name).reshape(()))
+    return found

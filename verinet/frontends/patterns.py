@@ -1,0 +1,202 @@
+"""Activations that exporters spell out in several nodes, recognised as the one function they are.
+
+A pattern is a piece of the graph with elementwise operators, scalar constants and one variable going in. It counts as a
+known function if its operators are those the function is made of and its values, in float64, are those of the function
+on a grid. One function has far tighter bounds than the product of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verinet.errors import ModelError
+from verinet.frontends.call import OnnxNode
+from verinet.frontends.elementwise import scalar_function
+from verinet.frontends.folding import evaluate
+from verinet.frontends.outline import Outline
+from verinet.frontends.pattern_forms import EXACT, FORMS, GRID, close
+from verinet.frontends.pattern_values import can_compute, compute
+
+_LARGEST = 16  # nodes of a pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """Nodes after the rewriting, remarks by output name, and the nodes that were absorbed."""
+
+    nodes: tuple[OnnxNode, ...]
+    notes: Mapping[str, str]
+    absorbed: tuple[tuple[OnnxNode, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Nodes between one variable `root` and the output of the last node, in topological order."""
+
+    root: str
+    nodes: tuple[OnnxNode, ...]
+    constants: Mapping[str, Tensor]
+
+    @property
+    def ops(self) -> frozenset[str]:
+        return frozenset(node.op for node in self.nodes)
+
+    def values(self) -> Mapping[str, Tensor]:
+        """Every tensor of the piece on the grid."""
+        found: dict[str, Tensor] = {self.root: GRID, **self.constants}
+        for node in self.nodes:
+            inputs = [found[name] if name else None for name in node.inputs]
+            found[node.outputs[0]] = compute(node, inputs)
+        return found
+
+
+def recognise(outline: Outline) -> Recognised:
+    """Replace patterns, last nodes first, so that the largest one wins."""
+    finder = _Finder(outline)
+    replaced: dict[str, OnnxNode] = {}
+    notes: dict[str, str] = {}
+    for node in reversed(outline.nodes):
+        if not can_compute(node) or len(node.outputs) != 1:
+            continue
+        better = finder.match(node)
+        if better is not None:
+            replaced[node.outputs[0]] = better
+            notes[node.outputs[0]] = f"recognised as {better.op}" if better.op != "Identity" else "has no effect"
+    if not replaced:
+        return Recognised(outline.nodes, {})
+    nodes = [replaced.get(node.outputs[0], node) for node in outline.nodes]
+    return _cleaned(nodes, outline, notes)
+
+
+def _cleaned(nodes: Sequence[OnnxNode], outline: Outline, notes: Mapping[str, str]) -> Recognised:
+    wanted = set(outline.outputs)
+    kept: list[OnnxNode] = []
+    absorbed: list[tuple[OnnxNode, str]] = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+        else:
+            absorbed.append((node, "part of a recognised function"))
+    live = {node.outputs[0] for node in kept}
+    return Recognised(tuple(kept[::-1]), {k: v for k, v in notes.items() if k in live}, tuple(absorbed[::-1]))
+
+
+@dataclass
+class _Finder:
+    """Pieces that end in a given node, and what they compute."""
+
+    outline: Outline
+    makers: dict[str, int] = field(default_factory=dict)
+    scalars: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for position, node in enumerate(self.outline.nodes):
+            self.makers.update(dict.fromkeys(node.outputs, position))
+
+    def match(self, last: OnnxNode) -> OnnxNode | None:
+        """The one node that computes what the piece ending in `last` does, or None."""
+        for piece in self._pieces(last):
+            if len(piece.nodes) < 2:
+                continue
+            found = _known(piece)
+            if found is not None:
+                op, attributes = found
+                source = attributes.pop("source", piece.root)
+                return OnnxNode(op, last.name, (source,), last.outputs, attributes)
+        return None
+
+    def _pieces(self, last: OnnxNode) -> Iterator[Piece]:
+        """Pieces with ever earlier roots."""
+        inside: set[int] = {self.makers[last.outputs[0]]}
+        frontier: set[str] = set()
+        constants: dict[str, Tensor] = {}
+        if not self._open(last, frontier, constants):
+            return
+        while frontier and len(inside) <= _LARGEST:
+            if len(frontier) == 1:
+                nodes = tuple(self.outline.nodes[position] for position in sorted(inside))
+                yield Piece(next(iter(frontier)), nodes, dict(constants))
+            latest = max(frontier, key=lambda name: self.makers.get(name, -1))
+            position = self.makers.get(latest, -1)
+            if position < 0 or not can_compute(self.outline.nodes[position]):
+                return
+            frontier.discard(latest)
+            inside.add(position)
+            if not self._open(self.outline.nodes[position], frontier, constants):
+                return
+
+    def _open(self, node: OnnxNode, frontier: set[str], constants: dict[str, Tensor]) -> bool:
+        """Put the variable inputs of `node` on the frontier; False if it has a constant that is no scalar."""
+        if len(node.outputs) != 1:
+            return False
+        for name in node.inputs:
+            if not name:
+                continue
+            if self._is_constant(name):
+                scalar = self._scalar(name)
+                if scalar is None:
+                    return False
+                constants[name] = scalar
+            else:
+                frontier.add(name)
+        return True
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self.outline.constants or self._scalar(name) is not None
+
+    def _scalar(self, name: str) -> Tensor | None:
+        """Value of a tensor that is a known scalar; simple arithmetic of scalars included."""
+        if name not in self.scalars:
+            self.scalars[name] = self._find_scalar(name)
+        return self.scalars[name]
+
+    def _find_scalar(self, name: str) -> Tensor | None:
+        array = self._array(name, depth=4)
+        # More axes than one could change the shape of the result, which one function of one variable does not.
+        if array is None or array.size != 1 or array.ndim > 1 or array.dtype.kind not in "fiu":
+            return None
+        return torch.tensor(float(array.reshape(())), dtype=torch.float64)
+
+    def _array(self, name: str, depth: int) -> np.ndarray[Any, Any] | None:
+        if name in self.outline.constants:
+            return self.outline.constants[name].array
+        position = self.makers.get(name)
+        if position is None or depth == 0:
+            return None
+        node = self.outline.nodes[position]
+        inputs = [self._array(i, depth - 1) for i in node.inputs]
+        if not inputs or any(a is None or a.size != 1 for a in inputs):
+            return None
+        try:
+            return evaluate(node, inputs, self.outline.opset, node.label)[0]
+        except ModelError:
+            return None
+
+
+def _known(piece: Piece) -> tuple[str, dict[str, Any]] | None:
+    """Operator and attributes of the function that a piece computes."""
+    last = piece.nodes[-1]
+    fits = [form for form in FORMS if form.needs <= piece.ops]
+    if not fits and last.op != "Where":
+        return None
+    values = piece.values()
+    found = values[last.outputs[0]]
+    if found.shape != GRID.shape or not bool(torch.isfinite(found).all()):
+        return None
+    if last.op == "Where":
+        for branch in last.inputs[1:]:
+            if branch not in piece.constants and close(found, values[branch].expand_as(found), EXACT):
+                return "Identity", {"source": branch}
+    for form in fits:
+        attributes = form.fit(found)
+        function = None if attributes is None else scalar_function(form.op, attributes)
+        if function is not None and attributes is not None and close(found, function.at(GRID), form.tolerance):
+            return form.op, attributes
+    return None

@@ -1,0 +1,129 @@
+"""Elementwise nonlinear operators: one class for every scalar function.
+
+Lines, (lead..., *shape) each: (lower_slope, lower_offset, upper_slope, upper_offset, touch_lower, touch_upper), where a
+touch is the minimiser of f(x) - k x for the line's slope k (the maximiser for the upper line): the gradient of the
+intercept with respect to k is minus that point (envelope theorem).
+Multipliers are the slopes themselves, (k_lower, k_upper); hinges (ReLU, LeakyReLU, |x|) have one, k_lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from verinet.ops import scalar_lines, scalar_slopes
+from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
+from verinet.ops.scalar_function import DomainError, Jumps, ScalarFunction
+from verinet.ops.scalar_hinge import Hinge
+
+__all__ = ["DomainError", "Elementwise", "Jumps", "ScalarFunction"]
+
+
+@dataclass(frozen=True)
+class Elementwise(NonlinearOp):
+    """y = f(x) entry by entry. `rank` is the number of event axes, len(shape) of the node.
+
+    Raises `DomainError` where the bounds leave the function's domain or its values overflow.
+    """
+
+    kind: ClassVar[str] = "Elementwise"
+    function: ScalarFunction
+    rank: int
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
+        return replace(self, function=self.function.to(dtype, device))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function.at(inputs[0])
+
+    @cached_property
+    def _hinge(self) -> Hinge | None:
+        return None if self.function.hinge is None else Hinge(*self.function.hinge)
+
+    @property
+    def is_exact_after_split(self) -> bool:
+        """True if splitting at the branch points makes both lines exact in the end: piecewise linear and continuous."""
+        return self.function.piecewise_linear and self.function.jumps is None
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        if self._hinge is not None:
+            return self._hinge.interval(lowers[0], uppers[0])
+        return scalar_lines.interval(self.function, lowers[0], uppers[0])
+
+    def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self._hinge is not None:
+            return (self._hinge.undecided(lowers[0], uppers[0]),)
+        return (scalar_slopes.undecided(self.function, lowers[0], uppers[0]),)
+
+    def multipliers(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self._hinge is not None:
+            return (self._hinge.default(lowers[0], uppers[0]),)
+        if self.function.outside(lowers[0], uppers[0]):
+            raise DomainError(self.function.name)
+        return scalar_slopes.default_slopes(self.function, lowers[0], uppers[0])
+
+    def lines(
+        self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
+    ) -> Lines:
+        """Sound for any slopes; those that are not finite are replaced. See the module text for the order."""
+        lower, upper = lowers[0], uppers[0]
+        slopes = self.multipliers(lowers, uppers) if multipliers is None else multipliers
+        if self._hinge is not None:
+            return self._hinge.lines(lower, upper, slopes[0])
+        function = self.function
+        if function.outside(lower, upper):
+            raise DomainError(function.name)
+        known = scalar_lines.samples(function, lower, upper)
+        result: list[Tensor] = []
+        touches: list[Tensor] = []
+        for sign, slope in zip((1, -1), slopes, strict=True):
+            slope = scalar_lines.usable(slope, torch.zeros_like(slope))
+            offset, touch = scalar_lines.intercept(function, sign, (lower, upper), slope, known)
+            result += [slope.expand_as(offset), offset]
+            touches.append(touch)
+        if not bool((torch.isfinite(result[1]) & torch.isfinite(result[3])).all()):
+            raise DomainError(function.name)
+        return *result, *touches
+
+    def pull(self, rows: Tensor, lines: Lines) -> Pulled:
+        if self._hinge is not None:
+            return self._hinge.pull(rows, lines, self.rank)
+        offset = rows * select(rows, lines[1], lines[3])
+        size = event_sum(offset.abs(), self.rank)
+        return Pulled((rows * select(rows, lines[0], lines[2]),), event_sum(offset, self.rank), size)
+
+    def push(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> Tensor:
+        return select(rows, lines[0], lines[2]) * inputs[0] + select(rows, lines[1], lines[3])
+
+    def gradient(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of row . (k x + b(k)): a+ (x - touch_lower) and a- (x - touch_upper), a = a+ + a- the coefficient."""
+        if self._hinge is not None:
+            return self._hinge.gradient(rows, lines, inputs[0])
+        return rows.clamp(min=0) * (inputs[0] - lines[4]), rows.clamp(max=0) * (inputs[0] - lines[5])
+
+    def project(
+        self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Slopes outside the range of f' are dominated; above a convex (below a concave) function the chord is best."""
+        if self._hinge is not None:
+            return (self._hinge.project(multipliers[0]),)
+        function, lower, upper = self.function, lowers[0], uppers[0]
+        least, most = scalar_slopes.slope_bounds(function, lower, upper)
+        result = [torch.clamp(m, least, most) for m in multipliers]
+        if function.bend:
+            side = 1 if function.bend > 0 else 0
+            result[side] = scalar_slopes.chord(function, lower, upper).expand_as(result[side])
+        return tuple(result)
+
+    def branch_points(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Candidate split points of the input along a new last axis; see `scalar_slopes.branch_points`."""
+        return scalar_slopes.branch_points(self.function, lower, upper)
+
+    def slope_bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Rigorous least and greatest slope of f over each interval."""
+        return scalar_slopes.slope_bounds(self.function, lower, upper)
