@@ -17,7 +17,7 @@ from torch import Tensor
 from verinet.ops.base import select
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import RowMap
-from verinet.propagation.optimize import Optimized, RowProblem, _gradients
+from verinet.propagation.optimize import Optimized, RowProblem, gradients
 from verinet.propagation.sweep import Layers
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _complete(search: NeuronSplit, problem: RowProblem, best: Optimized) -> Opti
     from verinet.propagation.optimize import evaluate
 
     state = evaluate(problem, search.backward, best.multipliers, best.betas)
-    _gradients(problem, search.backward, state)
+    gradients(problem, search.backward, state)
     return state
 
 

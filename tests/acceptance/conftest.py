@@ -17,7 +17,9 @@ from verinet.cli.session import Session
 @pytest.fixture
 def command() -> Callable[..., Any]:
     """Run a command line in this process; the result has exit_code, stdout and stderr."""
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments], obj=Session(time.monotonic()))
+    return lambda *arguments: CliRunner().invoke(
+        app, [str(a) for a in arguments], obj=Session(time.monotonic(), owns_process=False)
+    )
 
 
 @pytest.fixture

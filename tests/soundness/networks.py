@@ -16,7 +16,9 @@ from verinet.ops.shape.reshape import Reshape
 STRUCTURES = ("chain", "residual", "product", "maximum")
 
 
-def random_graph(seed: int, activation: str = "Relu", structure: str = "chain", depth: int = 3, width: int = 6) -> Graph:
+def random_graph(
+    seed: int, activation: str = "Relu", structure: str = "chain", depth: int = 3, width: int = 6
+) -> Graph:
     """3 inputs, `depth` hidden layers of `width` (even), 2 outputs; float64 weights drawn from `seed`."""
     draw = torch.Generator().manual_seed(seed)
     nodes: list[Node] = [Node(InputOp(3), (), (3,), "input")]

@@ -20,9 +20,14 @@ EXIT_TOOL, EXIT_INTERRUPTED = 1, 130
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One call of the command. `started` is on the clock of `time.monotonic()`."""
+    """One call of the command. `started` is on the clock of `time.monotonic()`.
+
+    `owns_process` allows the watchdog to end the process at the time limit; a test that calls the command in its own
+    process must not allow that.
+    """
 
     started: float
+    owns_process: bool = True
 
 
 def say(text: str) -> None:

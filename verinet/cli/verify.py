@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import typer
@@ -48,7 +49,8 @@ def run_verify(report: Report, settings: Settings, session: Session) -> int:
         display.clear()
         return finish.give(verdict)
 
-    with watchdog(limits, lambda: give(_too_late(display, settings.timeout))), interruptible() as stopped:
+    guard = watchdog(limits, lambda: give(_too_late(display, settings.timeout)))
+    with guard if session.owns_process else nullcontext(), interruptible() as stopped:
         with guarded(settings.verbose):
             verdict = _search(report, settings, (session.started, limits.search), display, stopped.is_set)
         code = give(verdict)

@@ -119,6 +119,8 @@ class GraphBuilder:
 
         `identifiers` numbers the entries of all sources in order, flat, and then those of `constants` (flat).
         """
+        if not sources:
+            return self.constant(constants.reshape(-1)[identifiers])
         first = sum(total(v.shape) for v in sources)
         joined = self.concat([self.reshape(v, (total(v.shape),)) for v in sources], 0)
         fixed = identifiers >= first

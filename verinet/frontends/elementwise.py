@@ -46,7 +46,9 @@ def _attributes(call: Call) -> dict[str, Any]:
         if call.given(position) is None:
             continue
         if call.node.op == "PRelu":
-            found[name] = np.array(call.finite(position, name))
+            slope = np.array(call.finite(position, name))
+            np.broadcast_to(slope, call.value(0).shape)  # a slope must not widen the input
+            found[name] = slope
         else:
             found[name] = float(call.constant(position, name).reshape(()))
     return found

@@ -26,7 +26,7 @@ def gemm(call: Call) -> Variable:
         x = _transposed(call, x)
     weight = weight.T if call.attribute("transB", 0) else weight
     weight = _times(weight, call.attribute("alpha", 1.0))
-    shape = (x.shape[0], weight.shape[1])
+    shape = _matmul_shape(call, x.shape, tuple(weight.shape))
     if call.is_constant(2):
         offset = _times(call.finite(2, "offset"), call.attribute("beta", 1.0))
         offset = offset.reshape(-1) if offset.size == shape[1] and shape[0] == 1 else offset
@@ -45,7 +45,7 @@ def _gemm_left(call: Call) -> Variable:
     if call.attribute("transB", 0):
         right = _transposed(call, right)
     op = MatMulConst(parameter(_times(matrix, call.attribute("alpha", 1.0))), left=True)
-    product = call.builder.emit(op, [right], (matrix.shape[0], right.shape[1]))
+    product = call.builder.emit(op, [right], _matmul_shape(call, tuple(matrix.shape), right.shape))
     return _plus_variable(call, product)
 
 
@@ -81,10 +81,11 @@ def matmul(call: Call) -> Variable:
 def _times_right(call: Call, x: Variable, matrix: Array) -> Variable:
     if matrix.ndim <= 2:
         columns = matrix.reshape(-1, 1) if matrix.ndim == 1 else matrix
-        result = call.builder.emit(Dense(parameter(columns)), [x], (*x.shape[:-1], columns.shape[1]))
+        shape = (*_matmul_shape(call, (1, *x.shape), tuple(columns.shape))[1:-1], columns.shape[1])
+        result = call.builder.emit(Dense(parameter(columns)), [x], shape)
         return call.builder.reshape(result, x.shape[:-1]) if matrix.ndim == 1 else result
     wide = call.builder.reshape(x, (1, *x.shape)) if len(x.shape) == 1 else x
-    shape = _matmul_shape(wide.shape, tuple(matrix.shape))
+    shape = _matmul_shape(call, wide.shape, tuple(matrix.shape))
     result = call.builder.emit(MatMulConst(parameter(matrix)), [wide], shape)
     return call.builder.reshape(result, (*shape[:-2], shape[-1])) if len(x.shape) == 1 else result
 
@@ -94,13 +95,15 @@ def _times_left(call: Call, matrix: Array, x: Variable) -> Variable:
         return _times_right(call, x, matrix.T)
     tall = call.builder.reshape(x, (*x.shape, 1)) if len(x.shape) == 1 else x
     rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
-    shape = _matmul_shape(tuple(rows.shape), tall.shape)
+    shape = _matmul_shape(call, tuple(rows.shape), tall.shape)
     result = call.builder.emit(MatMulConst(parameter(rows), left=True), [tall], shape)
     kept = shape[:-2] + (() if matrix.ndim == 1 else shape[-2:-1]) + (() if len(x.shape) == 1 else shape[-1:])
     return call.builder.reshape(result, kept)
 
 
-def _matmul_shape(left: Shape, right: Shape) -> Shape:
+def _matmul_shape(call: Call, left: Shape, right: Shape) -> Shape:
+    if left[-1] != right[-2]:
+        raise ModelError(f"cannot multiply {left} by {right}", where=call.where)
     return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
 
 
@@ -121,6 +124,8 @@ def transposed_convolution(call: Call) -> Variable:
     x, weight = call.variable(0), call.finite(1, "weight")
     offset = call.finite(2, "offset") if call.given(2) is not None else None
     groups = int(call.attribute("group", 1))
+    if weight.shape[0] != x.shape[1]:
+        raise ModelError(f"a weight of shape {weight.shape} does not fit an input {x.shape}", where=call.where)
     windows, spatial = transposed_windows(call, tuple(weight.shape[2:]), x.shape[2:])
     bias = None if offset is None else parameter(offset)
     op = TransposedConvolution(parameter(weight), windows, spatial, groups, bias)
@@ -136,6 +141,8 @@ def batch_normalization(call: Call) -> Variable:
     names = ("scale", "offset", "mean", "variance")
     gamma, beta, mean, variance = (call.finite(i + 1, what).astype(np.float64) for i, what in enumerate(names))
     spread = variance + float(call.attribute("epsilon", 1e-5))
+    if len(x.shape) > 1 and gamma.size != x.shape[1]:
+        raise ModelError(f"{gamma.size} scales do not fit an input {x.shape}", where=call.where)
     if bool((spread <= 0).any()):
         raise ModelError("a BatchNormalization has a variance that is not positive", where=call.where)
     column = (-1, *(1,) * max(len(x.shape) - 2, 0))

@@ -163,20 +163,28 @@ class _Reader:
         call = Call(node, tuple(inputs), self.builder, self.outline.opset, self.source.name, producers)
         start = len(self.builder.nodes)
         self.builder.scope = node.outputs[0]
-        handler = HANDLERS.get(node.op) if node.domain == "" else None
-        if handler is not None:
-            found = handler(call)
-        else:
-            made = by_table(call) if node.domain == "" else None
-            if made is None:
-                raise call.unsupported()
-            found = made
+        try:
+            found = _handled(call)
+        except (ValueError, IndexError, TypeError, KeyError, RuntimeError) as error:
+            raise ModelError(f"the operator {node.op} does not fit its inputs: {error}", where=call.where) from error
         outputs = [found] if isinstance(found, Constant | Variable) else list(found)
         self.builder.rename(start, node.outputs[0])
         for output, value in zip(node.outputs, outputs, strict=False):
             if len(outputs) > 1 and isinstance(value, Variable) and value.node >= start:
                 self.builder.rename_one(value.node, output)
         return outputs
+
+
+def _handled(call: Call) -> Value | Sequence[Value]:
+    """The outputs of a node, from its handler or the table of activations."""
+    if call.node.domain:
+        raise call.unsupported(f"of the domain {call.node.domain}")
+    if call.node.op in HANDLERS:
+        return HANDLERS[call.node.op](call)
+    found = by_table(call)
+    if found is None:
+        raise call.unsupported()
+    return found
 
 
 def _sample(value: Value | None) -> Array | None:

@@ -53,9 +53,7 @@ def corner_points(function: ScalarFunction) -> tuple[float, ...]:
     if function.period is not None:
         return ()
     signs = function.curvature
-    return tuple(
-        p for i, p in enumerate(function.breakpoints) if p in function.kinks or signs[i] * signs[i + 1] != -1
-    )
+    return tuple(p for i, p in enumerate(function.breakpoints) if p in function.kinks or signs[i] * signs[i + 1] != -1)
 
 
 def samples(function: ScalarFunction, lower: Tensor, upper: Tensor) -> list[Sample]:
@@ -161,7 +159,8 @@ def intercept(
         if best is None or touch is None:
             best, touch = value, sample.x
         else:
-            touch = torch.where(value < best, sample.x, touch)
+            # A tangent that only ties with an end (up to rounding) says nothing about where the end's line touches.
+            touch = torch.where(value < best - (1 + best.abs()) * (64 * torch.finfo(best.dtype).eps), sample.x, touch)
             best = torch.minimum(value, best)
 
     for sample in known:

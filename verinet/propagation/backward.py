@@ -166,7 +166,7 @@ class Backward:
         if offset is not None:
             constant, error = sums
             constant += current.reshape(current.shape[0], -1) @ offset.expand(node.shape).reshape(-1)
-            error += constant.abs() * (2 * unit_roundoff(self.dtype))
+            error += constant.detach().abs() * (2 * unit_roundoff(self.dtype))
         return op.pullback(current, self.graph.input_shapes(position))
 
     def _relax(
@@ -187,7 +187,7 @@ class Backward:
             offset, size = pulled.offset.reshape(-1), pulled.magnitude.reshape(-1)
         constant += offset
         # The offsets' own sum and its addition to the running constant.
-        error += size * gamma(total(node.shape) + 8, self.dtype) + constant.abs() * (4 * unit_roundoff(self.dtype))
+        error += size * gamma(total(node.shape) + 8, self.dtype) + constant.detach().abs() * (4 * unit_roundoff(self.dtype))
         return parts
 
     def _add_splits(

@@ -109,7 +109,7 @@ def evaluate(
     return Optimized(bound, inputs, multipliers, dict(betas), trace, relaxation=relaxation)
 
 
-def _gradients(
+def gradients(
     problem: RowProblem, backward: Backward, state: Optimized
 ) -> tuple[dict[int, tuple[Tensor, ...]], dict[int, Tensor]]:
     """Ascent directions of all multipliers at one iterate; stores the relaxed forward point in `state`."""
@@ -170,7 +170,7 @@ def optimize(
     for _ in range(step.iterations):
         if finished is not None and finished(best.bound):
             break
-        slopes, up = _gradients(problem, backward, state)
+        slopes, up = gradients(problem, backward, state)
         adam.tick()
         current_m = _ascend(problem, backward, state.multipliers, slopes, (adam, rate * step.rate))
         current_b = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -83,15 +82,20 @@ def _multiply(own: _Term, factors: list[list[_Term]], name: str, cap: int) -> li
             where=name,
             hint="split the property into several files, or raise `cap`",
         )
-    return list(_products(own, factors))
+    if len(factors) == 1 and not (own.blocks or own.rows):
+        return factors[0]
+    return _products(own, factors)
 
 
-def _products(own: _Term, factors: list[list[_Term]]) -> Iterator[_Term]:
+def _products(own: _Term, factors: list[list[_Term]]) -> list[_Term]:
+    """All combinations, each once: nested files repeat themselves."""
+    seen: dict[tuple[tuple[int, ...], tuple[int, ...]], _Term] = {}
     for chosen in product(*factors):
         parts = (own, *chosen)
-        yield _Term(
-            tuple(block for part in parts for block in part.blocks), tuple(row for part in parts for row in part.rows)
-        )
+        blocks = tuple(block for part in parts for block in part.blocks)
+        rows = tuple(dict.fromkeys(row for part in parts for row in part.rows))
+        seen.setdefault((tuple(map(id, blocks)), rows), _Term(blocks, rows))
+    return list(seen.values())
 
 
 class _Boxes:

@@ -20,6 +20,7 @@ from verinet.witness.grid import Grid, snap
 
 if TYPE_CHECKING:
     from verinet.frontends.model import Model
+    from verinet.spec.exact import ExactProperty
 
 INPUT_TOLERANCE = 1e-4  # absolute, on inputs only: what the competition forgives; we only tell, and never call it sat
 _CLEARLY = 1e-6  # relative to the outputs: far beyond rounding in the margin
@@ -47,11 +48,12 @@ class ReplayResult:
 
 
 class Replayer:
-    """Replays many candidates of one query; the two ONNX Runtime sessions are opened once, at the first candidate."""
+    """Replays many candidates of one query: the two ONNX Runtime sessions and the formula are opened once."""
 
     def __init__(self, model: Model, spec: str | Path | None, prop: Property) -> None:
         self._model, self._spec, self._prop = model, spec, prop
         self._sessions: tuple[Any, Any] | None = None
+        self._formula: ExactProperty | None = None
 
     def __call__(self, candidate: Floats, clause: int | None = None) -> ReplayResult:
         """Replay a flat float64 input. `clause` is the disjunct it was found for; else the nearest box is used."""
@@ -83,17 +85,17 @@ class Replayer:
             return False  # reading a large formula for a hopeless candidate would cost the search its time
         if self._spec is None:
             return violates_exactly(self._prop, inputs, outputs)
-        from verinet.spec.exact import holds_exactly
-
-        return holds_exactly(self._spec, inputs.astype(np.float64), outputs.astype(np.float64))
+        if self._formula is None:
+            self._formula = _read_formula(self._spec)
+        return self._formula.holds(inputs.astype(np.float64), outputs.astype(np.float64))
 
     def _run(self, point: Floats) -> tuple[Floats, Floats]:
-        from verinet.witness import sessions
+        from verinet.frontends.crosscheck import open_session, run_session
 
         if self._sessions is None:
-            self._sessions = sessions.open_pair(self._model)
+            self._sessions = open_session(self._model), open_session(self._model, optimise=True)
         plain, optimised = self._sessions
-        return sessions.run(plain, self._model, point), sessions.run(optimised, self._model, point)
+        return run_session(plain, self._model, point), run_session(optimised, self._model, point)
 
     def _grid(self) -> Grid:
         return Grid.of(self._model.input_shapes, self._model.input_dtypes)
@@ -135,6 +137,13 @@ def slack(rows: Rows, outputs: FloatArray) -> float:
     sums = np.add.reduceat(terms, np.minimum(rows.starts[:-1], len(terms) - 1))
     sums = np.where(np.diff(rows.starts) > 0, sums, 0.0)
     return float((rows.bounds - sums).min())
+
+
+def _read_formula(spec: str | Path) -> ExactProperty:
+    from verinet.spec.exact import ExactProperty
+
+    is_text = isinstance(spec, str) and "(" in spec and "declare-" in spec
+    return ExactProperty.parse(str(spec)) if is_text else ExactProperty.read(spec)
 
 
 def violates_exactly(prop: Property, inputs: FloatArray, outputs: FloatArray) -> bool:

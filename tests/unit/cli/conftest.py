@@ -58,7 +58,9 @@ def command() -> Run:
     from verinet.cli.app import app
     from verinet.cli.session import Session
 
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments], obj=Session(time.monotonic()))
+    return lambda *arguments: CliRunner().invoke(
+        app, [str(a) for a in arguments], obj=Session(time.monotonic(), owns_process=False)
+    )
 
 
 @pytest.fixture

@@ -100,18 +100,17 @@ def test_the_clause_chooses_the_box(model):
 
 def test_disagreeing_runs_are_not_a_violation(model, monkeypatch):
     outputs = iter([np.array([1.0, 0.0]), np.array([2.0, 0.0])])
-    monkeypatch.setattr("verinet.witness.sessions.run", lambda *_: next(outputs))
+    monkeypatch.setattr("verinet.frontends.crosscheck.run_session", lambda *_: next(outputs))
     result = replay(model, None, at_least(1.5), np.array([1.0, -1.0]))
     assert result.outcome is Outcome.ONLY_WITHIN_TOLERANCE and "optimisations on" in result.detail
 
 
 def test_outputs_that_are_not_finite_are_never_confirmed(model, monkeypatch):
-    monkeypatch.setattr("verinet.witness.sessions.run", lambda *_: np.array([np.inf, np.nan]))
+    monkeypatch.setattr("verinet.frontends.crosscheck.run_session", lambda *_: np.array([np.inf, np.nan]))
     assert not replay(model, None, at_least(1.5), np.array([1.0, -1.0])).confirmed
 
 
 def test_the_original_formula_decides_when_there_is_a_file(model, tmp_path: Path):
-    pytest.importorskip("verinet.spec.exact")
     declared = "".join(f"(declare-const {name} Real)\n" for name in ("X_0", "X_1", "Y_0", "Y_1"))
     region = "".join(f"(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))\n" for i in (0, 1))
     (tmp_path / "spec.vnnlib").write_text(f"{declared}{region}(assert (>= Y_0 1.9))\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import EllipsisType
@@ -17,8 +18,9 @@ from verinet.ops.base import LinearOp
 from verinet.ops.linear.windows import Windows, crop, pad, taps
 
 _Action = Callable[[Tensor], Tensor]
-_CHUNK = 1 << 21
-"""Entries of the column buffer per product: larger ones leave the cache and do not get faster."""
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
+"""Entries of the column buffer per product. On a CPU larger ones leave the cache and get slower; on a GPU the buffer
+should fill the device, but a gibibyte is enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def correlate(x: Tensor, weight: Tensor, windows: Windows, groups: int) -> Tenso
     matrix = weight.reshape(groups, outs // groups, inner)
     places = math.prod(windows.out)
     results = []
-    for part in _parts(x.shape[0], groups * inner * places):
+    for part in _parts(x, groups * inner * places):
         columns = _columns(x[part], windows).reshape(-1, groups, inner, places)
         results.append(torch.matmul(matrix, columns))
     result = results[0] if len(results) == 1 else torch.cat(results)
@@ -127,7 +129,7 @@ def scatter(rows: Tensor, weight: Tensor, windows: Windows, groups: int, spatial
     matrix = weight.reshape(groups, outs, -1).transpose(1, 2)
     padded = rows.new_zeros(rows.shape[0], groups * per_group, *windows.padded(spatial))
     inner = per_group * math.prod(windows.kernel)
-    for part in _parts(rows.shape[0], groups * inner * places):
+    for part in _parts(rows, groups * inner * places):
         columns = torch.matmul(matrix, rows[part].reshape(-1, groups, outs, places))
         shaped = columns.reshape(-1, groups * per_group, math.prod(windows.kernel), *windows.out)
         target = padded[part]
@@ -147,9 +149,9 @@ def _columns(x: Tensor, windows: Windows) -> Tensor:
     return columns
 
 
-def _parts(count: int, entries: int) -> list[slice]:
-    size = max(1, _CHUNK // max(entries, 1))
-    return [slice(start, start + size) for start in range(0, count, size)]
+def _parts(x: Tensor, entries: int) -> list[slice]:
+    size = max(1, _CHUNK.get(x.device.type, _CHUNK["cpu"]) // max(entries, 1))
+    return [slice(start, start + size) for start in range(0, max(x.shape[0], 1), size)]
 
 
 def _by_products(x: Tensor, windows: Windows) -> bool:
@@ -163,18 +165,24 @@ def _by_products(x: Tensor, windows: Windows) -> bool:
 
 def _library_correlate(x: Tensor, weight: Tensor, windows: Windows, groups: int) -> Tensor:
     call = (torch.conv1d, torch.conv2d, torch.conv3d)[windows.axes - 1]
-    padded, found = pad(x, windows), windows.out
-    result = call(padded, weight, None, windows.strides, 0, windows.dilations, groups)
-    # Padding for a window that the operator leaves out can make room for one more.
-    inner: tuple[EllipsisType | slice, ...] = (..., *(slice(0, extent) for extent in found))
+    with _full_precision(x):
+        result = call(pad(x, windows), weight, None, windows.strides, 0, windows.dilations, groups)
+    # Padding that the last window does not reach can make room for one more.
+    inner: tuple[EllipsisType | slice, ...] = (..., *(slice(0, extent) for extent in windows.out))
     return result[inner]
 
 
 def _library_scatter(rows: Tensor, weight: Tensor, windows: Windows, groups: int, spatial: Shape) -> Tensor:
     functional = torch.nn.functional
     call = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[windows.axes - 1]
-    reached = call(rows, weight, None, windows.strides, 0, 0, groups, windows.dilations)
+    with _full_precision(rows):
+        reached = call(rows, weight, None, windows.strides, 0, 0, groups, windows.dilations)
     amounts: list[int] = []
     for extent, reach in zip(reversed(windows.padded(spatial)), reversed(windows.reach()), strict=True):
         amounts += [0, extent - reach]
     return crop(functional.pad(reached, amounts), windows, spatial)
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """On CUDA, torch convolves float32 in TF32 (10 bits) unless told otherwise."""
+    return torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
