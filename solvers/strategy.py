@@ -10,14 +10,14 @@ from torch import Tensor
 
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
+from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward
-from verinet.propagation.interval import interval_pass
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
-from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward
+from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward, ranges
 from verinet.solvers.attack.pgd import Attack, AttackPlan
 from verinet.solvers.branching.input_split import InputSplit
-from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
+from verinet.solvers.branching.neuron_split import ClauseRows, Engines, NeuronSplit, outward
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.query import ClauseTable, Clock, Query
 
@@ -99,7 +99,7 @@ class Strategy:
             groups.setdefault(clause.count, []).append(clause)
         total = Outcome(End.CLOSED, None, 0, 0, 0)
         for clauses in groups.values():
-            search = NeuronSplit(query, root.backward, root.layers, clauses)
+            search = NeuronSplit(query, root.engines(), root.layers, clauses)
             outcome = search.run(clock, self.offer, self.report)
             total = Outcome(
                 outcome.end, outcome.bound, total.domains + outcome.domains, total.closed + outcome.closed, outcome.open
@@ -137,7 +137,12 @@ class Root:
                 break
             options = SweepOptions(rows=rows, step=step, deadline=self.clock.over)
             known = self.layers.known or None
-            self.layers = Sweeper(self.backward).sweep(self.query.lower, self.query.upper, options, known)
+            try:
+                self.layers = Sweeper(self.backward).sweep(self.query.lower, self.query.upper, options, known)
+            except DomainError:
+                if rows:  # intervals alone may leave a function's domain; rows must not
+                    raise
+                continue
             self._tighten_charge()
             open_clauses = self._open(open_clauses, Step(iterations=0 if not rows else 30))
             report("bounds", len(open_clauses), len(_clauses(self.query.table)) - len(open_clauses), None)
@@ -145,10 +150,17 @@ class Root:
                 break
         return open_clauses
 
+    def engines(self) -> Engines:
+        """A float32 engine to search with beside the float64 one that decides."""
+        single = self.query.graph.to(torch.float32, self.query.lower.device)
+        sizes = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        return Engines(Backward(single, [outward(pair, torch.float32) for pair in sizes]), self.backward)
+
     def _tighten_charge(self) -> None:
         """Better ranges make a smaller rounding charge."""
-        ranges = interval_pass(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
-        self.backward = Backward(self.query.graph, ranges)
+        self.backward = Backward(
+            self.query.graph, ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        )
 
     def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:
         table = self.query.table

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import Backward
 from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import (
@@ -50,6 +51,14 @@ class Leaves:
 
 
 @dataclass(frozen=True, slots=True)
+class Engines:
+    """`search` finds multipliers (float32 where that pays), `gate` decides in float64 with rounding charged."""
+
+    search: Backward
+    gate: Backward
+
+
+@dataclass(frozen=True, slots=True)
 class ClauseRows:
     """One clause as the search sees it: its box and its rows in the table."""
 
@@ -62,10 +71,14 @@ class NeuronSplit:
     """The search for one group of clauses with the same number of rows. `run` may be called again to go on."""
 
     def __init__(
-        self, query: Query, backward: Backward, layers: Layers, clauses: list[ClauseRows], batch: int = 64
+        self, query: Query, engines: Engines, layers: Layers, clauses: list[ClauseRows], batch: int = 64
     ) -> None:
-        self.query, self.backward, self.root, self.batch = query, backward, layers, batch
-        self.sweeper = Sweeper(backward)
+        self.query, self.engines, self.batch = query, engines, batch
+        self.backward = engines.search
+        self.sweeper = Sweeper(engines.search)
+        self._exact_known = layers.known
+        self._known = {v: outward(pair, engines.search.dtype) for v, pair in layers.known.items()}
+        self._lower, self._upper = outward((query.lower, query.upper), engines.search.dtype)
         self.clauses = clauses
         device = query.lower.device
         self._box = torch.tensor([c.box for c in clauses], device=device)
@@ -80,8 +93,8 @@ class NeuronSplit:
         self.step = Step(iterations=12, rate=0.2, beta_rate=0.1, decay=0.95)
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
         self.refine = False
+        self.forward_bounds = True  # propagate intervals from split neurons onwards
         self.candidates = 3
-        self._output_size = backward.output_size()
 
     @property
     def open(self) -> int:
@@ -126,50 +139,71 @@ class NeuronSplit:
         self.made += sum(len(p) for p in parts)
         return join_leaves(parts, self.per)
 
-    def known(self, leaves: Leaves) -> dict[int, Interval]:
-        """Root bounds cut by the literals, (domains, *shape)."""
-        box = self._box[leaves.clause]
-        base = {v: (lo[box], hi[box]) for v, (lo, hi) in self.root.known.items()}
-        return leaves.literals.clip(base)
-
     def problem(self, leaves: Leaves, layers: Layers) -> tuple[RowProblem, dict[int, tuple[Tensor, Tensor]], Tensor]:
         """The final rows of all domains; also where each split multiplier lives and the row numbers."""
         owners = RowMap.regular(len(leaves), self.per, layers.lower.device)
-        ids = self._first[leaves.clause][owners.domain] + torch.arange(
-            self.per, device=owners.domain.device
-        ).repeat(len(leaves))
-        splits, places = leaves.literals.rows(owners)
-        rows = self.query.table.weights[ids]
-        known = {v: layers.known[v] for v in layers.known}
-        return (
-            RowProblem(self.query.graph.output, rows, owners, layers.lower, layers.upper, known, splits),
-            places,
-            ids,
+        ids = self._ids(leaves, owners)
+        splits, places = leaves.literals.rows(owners, layers.lower.dtype)
+        rows = self.query.table.weights[ids].to(layers.lower.dtype)
+        problem = RowProblem(
+            self.query.graph.output, rows, owners, layers.lower, layers.upper, dict(layers.known), splits
         )
+        return problem, places, ids
+
+    def _ids(self, leaves: Leaves, owners: RowMap) -> Tensor:
+        within = torch.arange(self.per, device=owners.domain.device).repeat(len(leaves))
+        return self._first[leaves.clause][owners.domain] + within
 
     def sweep(self, leaves: Leaves, clock: Clock | None = None) -> Layers:
         """Layer bounds of all domains: root bounds, literals, and what follows forward (or by fresh rows)."""
         box = self._box[leaves.clause]
+        known = leaves.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._known.items()})
+        if not (self.forward_bounds or self.refine):
+            return _layers(self._lower[box], self._upper[box], known)
         options = SweepOptions(rows=self.refine, deadline=clock.over if clock else None)
-        return self.sweeper.sweep(self.query.lower[box], self.query.upper[box], options, self.known(leaves))
+        return self.sweeper.sweep(self._lower[box], self._upper[box], options, known)
 
     def _bound(self, leaves: Leaves, clock: Clock) -> tuple[Layers, Optimized, RowMap, Tensor]:
         layers = self.sweep(leaves, clock)
         problem, places, ids = self.problem(leaves, layers)
         warm = self._warm(leaves, problem)
-        bounds = self.query.table.bounds[ids]
+        # The search aims a little above the threshold so that the float64 gate rarely disagrees.
+        goal = self.query.table.bounds[ids]
+        goal = (goal + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + goal.abs())).to(problem.rows.dtype)
 
         def finished(bound: Tensor) -> bool:
-            clause = self._clause_margin(bound - bounds)
+            clause = self._clause_margin(bound - goal)
             return bool((clause > 0).all()) or clock.over()
 
         step = self.first_step if leaves.warm is None else self.step
         best = optimize(problem, self.backward, step=step, multipliers=warm, finished=finished)
-        margins = self.query.table.margins(ids, best.bound, self._output_size)
-        margin = torch.where(layers.infeasible, torch.inf, self._clause_margin(margins))
         for node, (domain, slot) in places.items():
-            leaves.literals.beta[domain, slot] = best.betas[node]
-        return layers, best, problem.owners, margin
+            leaves.literals.beta[domain, slot] = best.betas[node].double()
+        margin = self._clause_margin((best.bound - self.query.table.bounds[ids].to(best.bound.dtype)).double())
+        return layers, best, problem.owners, self._gate(leaves, layers, best, margin)
+
+    def _gate(self, leaves: Leaves, layers: Layers, best: Optimized, margin: Tensor) -> Tensor:
+        """Margins that may close domains: positive ones come from the float64 engine with rounding charged."""
+        hopeful = ((margin > 0) | layers.infeasible).nonzero().squeeze(1)
+        margin = margin.clamp(max=0)
+        if hopeful.numel() == 0:
+            return margin
+        chosen = leaves.take(hopeful)
+        box = self._box[chosen.clause]
+        known = chosen.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._exact_known.items()})
+        lower, upper = self.query.lower[box], self.query.upper[box]
+        if self.forward_bounds or self.refine:
+            exact = Sweeper(self.engines.gate).sweep(lower, upper, SweepOptions(rows=False), known)
+        else:
+            exact = _layers(lower, upper, known)
+        problem, _, ids = self.problem(chosen, exact)
+        rows = (hopeful.unsqueeze(1) * self.per + torch.arange(self.per, device=hopeful.device)).reshape(-1)
+        multipliers = {v: tuple(t[rows].double() for t in m) for v, m in best.multipliers.items()}
+        betas = {v: s.beta for v, s in problem.splits.items()}
+        state = evaluate(problem, self.engines.gate, multipliers, betas)
+        margins = self.query.table.margins(ids, state.bound, self.engines.gate.output_size())
+        closed = torch.where(exact.infeasible, torch.inf, self._clause_margin(margins))
+        return margin.index_copy(0, hopeful, closed)
 
     def _clause_margin(self, rows: Tensor) -> Tensor:
         """Any one row above its bound refutes the clause."""
@@ -181,37 +215,31 @@ class NeuronSplit:
             return None
         index = (leaves.parent.unsqueeze(1) * self.per + torch.arange(self.per, device=leaves.parent.device)).reshape(-1)
         warm = {v: tuple(t[index].to(problem.rows.dtype) for t in m) for v, m in leaves.warm.items()}
-        fresh = default_multipliers(problem, self.backward)
         node, entry = leaves.literals.node[:, -1], leaves.literals.index[:, -1]
         for position, values in warm.items():
-            sources = self.query.graph.nodes[position].inputs
-            row = torch.isin(node, torch.tensor(sources, device=node.device))[problem.owners.domain].nonzero().squeeze(1)
-            if row.numel() == 0 or len(sources) != 1:
+            op, sources = self.query.graph.nodes[position].op, self.query.graph.nodes[position].inputs
+            if not isinstance(op, Elementwise):
                 continue
-            at = entry[problem.owners.domain[row]]
-            for old, new in zip(values, fresh[position], strict=True):
-                if old[0].numel() == new[0].numel():
-                    old.reshape(old.shape[0], -1)[row, at] = new.reshape(new.shape[0], -1)[row, at]
+            row = (node == sources[0])[problem.owners.domain].nonzero().squeeze(1)
+            if row.numel() == 0:
+                continue
+            domain = problem.owners.domain[row]
+            low, high = (t.reshape(t.shape[0], -1)[domain, entry[domain]] for t in problem.known[sources[0]])
+            for old, new in zip(values, op.multipliers([low], [high]), strict=True):
+                old.reshape(old.shape[0], -1)[row, entry[domain]] = new.expand_as(low)
         return warm
 
     def _attack(self, best: Optimized, leaves: Leaves, owners: RowMap, offer: Offer) -> bool:
+        """The minimising corner of every row, tested against all rows of its clause."""
         if best.corner is None:
             return False
-        outputs = self.query.graph.forward(best.corner)
-        ids = self._first[leaves.clause][owners.domain] + torch.arange(
-            self.per, device=owners.domain.device
-        ).repeat(len(leaves))
-        slack = (outputs * self.query.table.weights[ids]).sum(-1) - self.query.table.bounds[ids]
-        bad = (slack.reshape(-1, self.per) <= 0).all(1)
-        # Any of the clause's corners will do; rows of one clause share the violation test only if the point is one.
-        points = best.corner.reshape(len(leaves), self.per, -1)
-        if self.per > 1:
-            outputs = self.query.graph.forward(points.reshape(-1, points.shape[-1]))
-            full = ids.reshape(-1, 1, self.per).expand(-1, self.per, -1).reshape(-1, self.per)
-            slack = torch.einsum("pm,psm->ps", outputs, self.query.table.weights[full]) - self.query.table.bounds[full]
-            hits = (slack <= 0).all(1)
-            return bool(hits.any()) and offer(points.reshape(-1, points.shape[-1])[hits][:16].cpu().numpy())
-        return bool(bad.any()) and offer(points[bad].reshape(-1, points.shape[-1])[:16].cpu().numpy())
+        box = self._box[leaves.clause][owners.domain]
+        points = best.corner.double().clamp(self.query.lower[box], self.query.upper[box])
+        outputs = self.query.graph.forward(points)
+        ids = self._ids(leaves, owners).reshape(-1, self.per)[owners.domain]
+        slack = torch.einsum("pm,psm->ps", outputs, self.query.table.weights[ids]) - self.query.table.bounds[ids]
+        hits = (slack <= 0).all(1)
+        return bool(hits.any()) and offer(points[hits][:16].cpu().numpy())
 
     def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> bool:
         choice = choose(self, leaves, layers, best, keep)
@@ -219,7 +247,7 @@ class NeuronSplit:
             return False
         survivors = leaves.take(keep)
         rows = (keep.unsqueeze(1) * self.per + torch.arange(self.per, device=keep.device)).reshape(-1)
-        warm = {v: tuple(t[rows].to(torch.float32) for t in m) for v, m in best.multipliers.items()}
+        warm = {v: tuple(t[rows].float() for t in m) for v, m in best.multipliers.items()}
         self.stack.append(children(survivors, choice, warm))
         return True
 
@@ -230,17 +258,41 @@ class NeuronSplit:
         leaves.warm = warm
         multipliers = self._warm(leaves, problem) or default_multipliers(problem, self.backward)
         state = evaluate(problem, self.backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
-        margin = self._clause_margin(self.query.table.margins(ids, state.bound, self._output_size))
+        margin = self._clause_margin(state.bound.double() - self.query.table.bounds[ids])
         return torch.where(layers.infeasible, torch.inf, margin)
+
+
+def outward(pair: Interval, dtype: torch.dtype) -> Interval:
+    """The same bounds in a smaller float type, rounded outward."""
+    low, high = pair
+    if dtype == low.dtype:
+        return low, high
+    below, above = low.to(dtype), high.to(dtype)
+    infinity = torch.tensor(torch.inf, dtype=dtype, device=low.device)
+    below = torch.where(below.to(low.dtype) > low, torch.nextafter(below, -infinity), below)
+    above = torch.where(above.to(high.dtype) < high, torch.nextafter(above, infinity), above)
+    return below, above
+
+
+def _layers(lower: Tensor, upper: Tensor, known: dict[int, Interval]) -> Layers:
+    """Layers that are only clipped; crossing bounds mark a domain as infeasible and become points."""
+    infeasible = torch.zeros(lower.shape[0], dtype=torch.bool, device=lower.device)
+    settled: dict[int, Interval] = {}
+    for position, (low, high) in known.items():
+        infeasible |= (low > high).reshape(lower.shape[0], -1).any(1)
+        settled[position] = (torch.minimum(low, high), torch.maximum(low, high))
+    return Layers(lower, upper, settled, infeasible=infeasible)
 
 
 def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
     """Both sides of the chosen splits; the first half takes z >= p, the second z <= p."""
     count = len(leaves)
     here = torch.arange(count, device=leaves.clause.device)
-    one = torch.ones_like(choice.point)
-    up = leaves.literals.extended(choice.node, choice.index, one, choice.point)
-    down = leaves.literals.extended(choice.node, choice.index, -one, choice.point)
+    # Points are float32 numbers, so that both engines split at the same place.
+    point = choice.point.float().double()
+    one = torch.ones_like(point)
+    up = leaves.literals.extended(choice.node, choice.index, one, point)
+    down = leaves.literals.extended(choice.node, choice.index, -one, point)
     return Leaves(
         leaves.clause.repeat(2), leaves.margin.repeat(2), Literals.join([up, down]), warm, torch.cat([here, here])
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verinet.ops.base import select
 from verinet.ops.scalar import Elementwise
-from verinet.propagation.backward import RowMap
+from verinet.propagation.rows import RowMap
 from verinet.propagation.optimize import Optimized, RowProblem, gradients
 from verinet.propagation.sweep import Layers
 
@@ -141,7 +141,7 @@ def _rescore(
         column = top[:, k]
         both = children(leaves, Choice(node[column], entry[column], point[here, column]), warm)
         margin = search.child_bounds(both, warm).reshape(2, -1)
-        gain = (margin - leaves.margin).clamp(max=_cap(leaves.margin))
+        gain = torch.minimum(margin - leaves.margin, _cap(leaves.margin))
         values.append(torch.minimum(gain[0], gain[1]) + 0.1 * torch.maximum(gain[0], gain[1]))
     return top.gather(1, torch.stack(values, 1).argmax(1, keepdim=True)).squeeze(1)
 

@@ -71,8 +71,8 @@ class Literals:
             if node < 0:
                 continue
             domain, slot = (self.node == node).nonzero(as_tuple=True)
-            index, sign, point = self.index[domain, slot], self.sign[domain, slot], self.point[domain, slot]
             low, high = result[node]
+            index, sign, point = self.index[domain, slot], self.sign[domain, slot], self.point[domain, slot].to(low)
             width = low[0].numel()
             flat_low, flat_high = low.reshape(-1).clone(), high.reshape(-1).clone()
             place, up = domain * width + index, sign > 0
@@ -81,7 +81,9 @@ class Literals:
             result[node] = (flat_low.reshape(low.shape), flat_high.reshape(high.shape))
         return result
 
-    def rows(self, owners: RowMap) -> tuple[dict[int, SplitRows], dict[int, tuple[Tensor, Tensor]]]:
+    def rows(
+        self, owners: RowMap, dtype: torch.dtype
+    ) -> tuple[dict[int, SplitRows], dict[int, tuple[Tensor, Tensor]]]:
         """Split rows per node for rows that belong to the domains, and for each the (domain, slot) it came from."""
         result: dict[int, SplitRows] = {}
         places: dict[int, tuple[Tensor, Tensor]] = {}
@@ -94,9 +96,9 @@ class Literals:
             result[node] = SplitRows(
                 row,
                 self.index[domain, slot],
-                self.sign[domain, slot],
-                self.point[domain, slot],
-                self.beta[domain, slot],
+                self.sign[domain, slot].to(dtype),
+                self.point[domain, slot].to(dtype),
+                self.beta[domain, slot].to(dtype),
             )
             places[node] = (domain, slot)
         return result, places

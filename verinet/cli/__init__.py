@@ -15,6 +15,9 @@ from verinet.cli.clock import process_start
 def main() -> NoReturn:
     """Entry point of the `verinet` command."""
     started = process_start()
+    # Threads that spin at the end of every small parallel loop starve each other as soon as the machine is shared;
+    # must be set before torch loads OpenMP.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from verinet.cli.app import run
 
     code = run(sys.argv[1:], started)

@@ -80,7 +80,7 @@ class _Simplifier:
         """Pieces of one tensor side by side are an index of it."""
         found = [self._base(i) for i in node.inputs]
         base = found[0][0]
-        if base == 0 or any(start != base for start, _ in found):
+        if any(start != base for start, _ in found):
             return
         numbers = np.arange(total(self.nodes[base].shape))
         axis = node.op.axis if isinstance(node.op, Concat) else 0

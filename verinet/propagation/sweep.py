@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from verinet.ir.graph import Graph, total
+from verinet.numerics.memory import out_of_memory, release
 from verinet.ops.base import Lines, LinearOp, NonlinearOp
+from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward, InputRows, Relaxation
 from verinet.propagation.interval import Interval, interval_pass, node_interval
 from verinet.propagation.optimize import RowProblem, Step, optimize
@@ -116,12 +118,22 @@ class Sweeper:
             return low, high
         size = max(1, options.memory // (2 * self._widest * low.element_size()))
         flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
-        for begin in range(0, domain.numel(), size):
-            part = slice(begin, begin + size)
-            lows, highs = self._rows(position, (domain[part], index[part]), layers, options, found)
-            here = (domain[part], index[part])
+        begin = 0
+        while begin < domain.numel():
+            here = (domain[begin : begin + size], index[begin : begin + size])
+            try:
+                lows, highs = self._rows(position, here, layers, options, found)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or size == 1:
+                    raise
+                release(low.device)
+                size = max(1, size // 2)
+                continue
             flat_low[here] = torch.maximum(flat_low[here], lows)
             flat_high[here] = torch.minimum(flat_high[here], highs)
+            begin += size
+            if options.deadline is not None and options.deadline():
+                break
         return self._settle((flat_low.reshape(low.shape), flat_high.reshape(high.shape)), layers)
 
     @staticmethod
@@ -189,5 +201,41 @@ def _per_domain(flags: Tensor, like: Tensor) -> Tensor:
 
 def build_backward(graph: Graph, lower: Tensor, upper: Tensor) -> Backward:
     """A backward engine for all sub-boxes of [lower, upper] (inputs,): its rounding charge comes from intervals."""
-    ranges: Sequence[Interval] = interval_pass(graph, lower.unsqueeze(0), upper.unsqueeze(0))
-    return Backward(graph, ranges)
+    return Backward(graph, ranges(graph, lower.unsqueeze(0), upper.unsqueeze(0)))
+
+
+def ranges(
+    graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None
+) -> list[Interval]:
+    """Bounds of every node; where plain intervals leave a function's domain, rows are tried for its inputs.
+
+    Raises `DomainError` when they leave it all the same.
+    """
+    known = dict(known or {})
+    while True:
+        try:
+            return interval_pass(graph, lower, upper, known)
+        except DomainError:
+            if not _tighten_failing(graph, lower, upper, known):
+                raise
+
+
+def _tighten_failing(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval]) -> bool:
+    """Add row bounds of the inputs of the first node whose interval fails; False if they were tried before."""
+    values: list[Interval | None] = [(lower, upper)]
+    for position in range(1, len(graph.nodes)):
+        try:
+            low, high = node_interval(graph, position, values)
+        except DomainError:
+            missing = tuple(i for i in graph.nodes[position].inputs if i not in known)
+            if not missing:
+                return False
+            part = Graph(graph.nodes[:position])
+            sweeper = Sweeper(Backward(part, [v for v in values if v is not None]), targets=missing)
+            layers = sweeper.sweep(lower, upper, SweepOptions(), known)
+            known.update({i: layers.known[i] for i in missing})
+            return True
+        if position in known:
+            low, high = torch.maximum(low, known[position][0]), torch.minimum(high, known[position][1])
+        values.append((low, high))
+    return False

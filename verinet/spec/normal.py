@@ -54,8 +54,11 @@ def normal_form(root: Conjunction, tables: tuple[Numbers, RowTable], inputs: int
             rows = tuple(dict.fromkeys((*root.rows, *term.rows)))
             if (box, rows) not in clauses:
                 clauses[box, rows] = Clause(box, table.rows(rows))
-    notes = (NO_ROWS,) if any(not rows for _, rows in clauses) else ()
-    return NormalForm(tuple(boxes.made), tuple(clauses.values()), notes if clauses else (EMPTY,))
+    free = {box for box, rows in clauses if not rows}
+    # where any output will do, further clauses on the same box say nothing
+    kept = tuple(clause for (box, rows), clause in clauses.items() if not rows or box not in free)
+    notes = (NO_ROWS,) if free else ()
+    return NormalForm(tuple(boxes.made), kept, notes if kept else (EMPTY,))
 
 
 def _disjuncts(root: Conjunction, name: str, cap: int) -> list[_Term]:

@@ -263,3 +263,20 @@ def test_malformed_models_raise_typed_errors(spec: Spec) -> None:
         load_onnx(spec.model())
     assert caught.value.where
     assert inspect_onnx(spec.model()) is not None
+
+
+def test_crosscheck_forgives_a_jump_but_not_a_wrong_graph() -> None:
+    steps = [node("Mul", "x third", "t"), node("Mul", "t three", "u"), node("Sub", "u x", "d"), node("Sign", "d")]
+    constants = {"third": np.array(np.float32(1 / 3)), "three": np.array(np.float32(3))}
+    model = load_onnx(Spec("jump", steps, {"x": (1,)}, constants).model())
+    points = np.array([[0.0], [1.0], [0.7]])
+    assert compare_with_onnxruntime(model, points) >= 0.5  # the sign of a rounding error
+
+
+def test_crosscheck_notices_values_that_are_no_numbers() -> None:
+    model = load_onnx(GEMM.model())
+    bad = load_onnx(
+        Spec("log", [node("Log", "x", "l"), node("MatMul", "l B")], GEMM.inputs, {"B": weights(5, 3)}).model()
+    )
+    with pytest.raises(ModelError, match="differs"):
+        compare_with_onnxruntime(type(model)(**{**model.__dict__, "graph": bad.graph}), -np.ones((1, 5)))

@@ -45,7 +45,9 @@ def test_what_is_no_number(token: str) -> None:
     assert exact(token) is None
 
 
-@pytest.mark.parametrize("token", ["1e999", "-1e999", "1e999999999", "1e-999999999", "9" * 5000, "1.7976931348623157e308"])
+@pytest.mark.parametrize(
+    "token", ["1e999", "-1e999", "1e999999999", "1e-999999999", "9" * 5000, "1.7976931348623157e308"]
+)
 def test_numbers_that_float64_cannot_enclose(token: str) -> None:
     assert enclose_decimal(token) is None
 
@@ -79,6 +81,15 @@ def test_a_factor_makes_decimal_weights_exact() -> None:
     assert ratio[0] == ratio[1] == ratio[2] > 0
     assert Fraction(1, 2) <= ratio[0] <= 2
     assert rows.bounds[0] >= ratio[0] * Fraction(3, 10)
+
+
+@pytest.mark.parametrize("text", ["0.1234567", "-0.7654321", "1.1", "-1.3", "0.01"])
+def test_bounds_of_scaled_rows_are_rounded_up(text: str) -> None:
+    table = RowTable()
+    rows = table.rows([table.add(ExactRow((0, 1), (Fraction(3, 10), Fraction(-1, 7)), Fraction(text), False))])
+    scaled = Fraction(text) * (Fraction(float(rows.values[0])) / Fraction(3, 10))
+    assert rows.weight_error == 0.0
+    assert Fraction(math.nextafter(rows.bounds[0], -math.inf)) < scaled <= Fraction(float(rows.bounds[0]))
 
 
 def test_weights_that_no_factor_makes_exact_carry_their_error() -> None:

@@ -31,6 +31,13 @@ def _relu() -> ScalarFunction:
     )
 
 
+def _slopes(least: float, most: float) -> tuple[float, float]:
+    """Range of 1 and the slopes left of 0, outward where float32 cannot hold them."""
+    low, high = min(least, 1.0), max(most, 1.0)
+    low = low if single(low) else low - 1e-6 * abs(low)
+    return low, (high if single(high) else high + 1e-6 * abs(high))
+
+
 def leaky(name: str, alpha: float) -> ScalarFunction:
     """max(x, 0) + alpha min(x, 0), for any alpha."""
     return ScalarFunction(
@@ -41,7 +48,7 @@ def leaky(name: str, alpha: float) -> ScalarFunction:
         curvature=(0, 0),
         kinks=(0.0,),
         extrema=(0.0,) if alpha < 0 else (),
-        slope_range=(min(alpha, 1.0), max(alpha, 1.0)) if single(alpha) else (-float("inf"), float("inf")),
+        slope_range=_slopes(alpha, alpha),
         error_ulps=1.0,
         error_floor=0.0,
         slope_ulps=1.0,
@@ -78,6 +85,7 @@ def _prelu(attributes: Attributes) -> ScalarFunction | None:
         curvature=(0, 0),
         kinks=(0.0,),
         extrema=(0.0,),
+        slope_range=_slopes(float(slope.min()), float(slope.max())),
         error_ulps=1.0,
         error_floor=0.0,
         slope_ulps=1.0,
