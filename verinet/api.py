@@ -14,6 +14,7 @@ from verinet.errors import PropertyError, UsageError
 from verinet.frontends.model import Model
 from verinet.results import Bounds, FloatArray, Progress, Reason, Stats, Status, Verdict, Witness
 from verinet.spec.property import Box, Property
+from verinet.witness.replay import Replayer
 
 if TYPE_CHECKING:
     from verinet.solvers.query import Query
@@ -138,6 +139,8 @@ class _Run:
         self.model, self.prop, self.source, self.begin = model, prop, source, begin
         self.witness: Witness | None = None
         self.loose = self.refuted = 0
+        self.extra_notes: tuple[str, ...] = ()
+        self.replayer = Replayer(model, source, prop)
 
     def verdict(self, limits: _Limits) -> Verdict:
         from verinet.frontends.crosscheck import compare_with_onnxruntime
@@ -182,15 +185,42 @@ class _Run:
 
     def offer(self, points: FloatArray) -> bool:
         """Replay candidates (k, inputs) on the original file; keeps the first that is confirmed."""
-        from verinet.witness.replay import Outcome, replay
+        from verinet.witness.replay import Outcome
 
         for point in points:
-            result = replay(self.model, self.source, self.prop, point)
+            result = self.replayer(point)
             if result.outcome is Outcome.CONFIRMED:
                 self.witness = result.witness
                 return True
-            self.loose += result.outcome is Outcome.ONLY_WITHIN_TOLERANCE
+            if result.outcome is Outcome.ONLY_WITHIN_TOLERANCE:
+                if self._proved_between_grid_points(result.witness, point):
+                    return True
+                self.loose += 1
             self.refuted += result.outcome is Outcome.REFUTED
+        return False
+
+    def _proved_between_grid_points(self, witness: Witness, point: FloatArray) -> bool:
+        """Where the box holds no number of the input type, prove the violation for the real numbers it does hold.
+
+        ONNX Runtime has already shown it at the nearest numbers of the type. Here every real input in the (tiny) box
+        around the point is shown to violate the property, by float64 bounds with rounding charged.
+        """
+        from verinet.solvers.point_proof import violated_everywhere
+
+        for number, box in enumerate(self.prop.boxes):
+            free = (witness.inputs >= box.inner_lower) & (witness.inputs <= box.inner_upper)
+            lower, upper = np.where(free, witness.inputs, box.lower), np.where(free, witness.inputs, box.upper)
+            if bool(((upper - lower) > 1e-6 * (1 + np.abs(lower))).any()):
+                continue
+            clauses = [c.rows for c in self.prop.clauses if c.box == number]
+            if violated_everywhere(self.model.graph.to(torch.float64), lower, upper, clauses):
+                inputs = np.where(free, witness.inputs, lower * 0.5 + upper * 0.5)
+                self.witness = Witness(inputs, witness.outputs, witness.margin)
+                self.extra_notes = (
+                    "some inputs of the box lie between two numbers of the network's type: ONNX Runtime confirms the "
+                    "violation at the nearest numbers, and float64 bounds prove it for the exact ones",
+                )
+                return True
         return False
 
     def _reporter(self, limits: _Limits) -> Callable[[str, int, int, float | None], None]:
@@ -241,7 +271,7 @@ class _Run:
         full = Stats(seconds, base.domains, base.closed, base.open, base.strategy)
         witness = self.witness if status is Status.SAT else None
         provenance = {"torch": torch.__version__, "model_sha256": self.model.sha256, "property": self.prop.name}
-        return Verdict(status, reason, witness, gap, full, provenance, notes)
+        return Verdict(status, reason, witness, gap, full, provenance, (*notes, *self.extra_notes))
 
 
 def _native(model: Model) -> torch.dtype:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from verinet.errors import PropertyError, UsageError, VnnlibSyntaxError
 from verinet.spec import parse_property, read_property
@@ -112,3 +115,41 @@ def test_unreadable_files(tmp_path: Path) -> None:
     for text in ("", "; nothing\n"):
         with pytest.raises(PropertyError, match="declares no inputs"):
             parse_property(text)
+
+
+PIECES = [
+    "(",
+    ")",
+    " ",
+    "\n",
+    "[0]",
+    "[",
+    '"',
+    "and",
+    "or",
+    "<=",
+    "=",
+    "-",
+    "*",
+    "X_0",
+    "Y_1",
+    "X",
+    "1e5",
+    ".",
+    ";",
+    "é",
+]
+VERSION_2 = (
+    "(vnnlib-version <2.0>)\n(declare-network N (declare-input X float32 [2]) (declare-output Y real []))\n"
+    "(assert (and (<= X[0] 1.0) (>= X[0] 0.0)))(assert (<= X[1] 1.0))(assert (>= X[1] 0.0))\n"
+    "(assert (or (<= (+ Y 1.0) 2.0) (> Y 3.0)))"
+)
+
+
+@given(st.booleans(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 6), st.sampled_from(PIECES)), max_size=4))
+def test_broken_text_gives_typed_errors_only(second: bool, edits: list[tuple[int, int, str]]) -> None:
+    text = VERSION_2 if second else HEAD + BOX + "(assert (or (and (<= Y_0 1) (>= X_0 0.5)) (<= (+ Y_0 Y_1) 2)))"
+    for position, removed, piece in edits:
+        text = text[:position] + piece + text[position + removed :]
+    with contextlib.suppress(PropertyError):
+        parse_property(text)

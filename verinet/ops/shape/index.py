@@ -24,6 +24,7 @@ class Index(LinearOp):
     kind: ClassVar[str] = "Index"
     moves_only: ClassVar[bool] = True
     diagonal: ClassVar[bool] = True
+    _injective: ClassVar[bool] = True
     index: Tensor
     size: int
 
@@ -38,6 +39,28 @@ class Index(LinearOp):
         first = int(self._flat[0]) if count else -1
         run = torch.arange(first, first + count, device=self._flat.device)
         return first if first >= 0 and bool(torch.equal(self._flat, run)) else None
+
+    @cached_property
+    def _strides(self) -> tuple[int, ...] | None:
+        """Step in the input per axis of the output, if the index is such a lattice: a transpose, a strided slice."""
+        shape = self.index.shape
+        if not self._full or self._flat.numel() == 0:
+            return None
+        origin = (0,) * len(shape)
+        first = int(self.index[origin])
+        steps = [int(self.index[_unit(axis, len(shape))]) - first if n > 1 else 0 for axis, n in enumerate(shape)]
+        lattice = torch.full((), first, device=self.index.device)
+        for axis, (extent, step) in enumerate(zip(shape, steps, strict=True)):
+            along = torch.arange(extent, device=self.index.device) * step
+            lattice = lattice + along.reshape(-1, *(1,) * (len(shape) - axis - 1))
+        fits = min(steps, default=0) >= 0 and bool(torch.equal(lattice.expand(shape), self.index))
+        return tuple(steps) if fits else None
+
+    def _lattice(self, flat: Tensor) -> Tensor:
+        """The entries of (batch, size) that the index visits, as a view of the output's shape."""
+        strides = self._strides or ()
+        start = flat.storage_offset() + int(self._flat[0])
+        return flat.as_strided((flat.shape[0], *self.index.shape), (self.size, *strides), start)
 
     @cached_property
     def _used(self) -> Tensor:
@@ -55,7 +78,7 @@ class Index(LinearOp):
     @cached_property
     def _inverse(self) -> Tensor | None:
         """For a permutation, where every input entry went."""
-        if not self._full or self._flat.numel() != self.size:
+        if not self._injective or not self._full or self._flat.numel() != self.size:
             return None
         return torch.empty_like(self._flat).index_copy_(
             0, self._flat, torch.arange(self.size, device=self._flat.device)
@@ -63,6 +86,8 @@ class Index(LinearOp):
 
     def linear(self, *inputs: Tensor) -> Tensor:
         flat = inputs[0].reshape(inputs[0].shape[0], self.size)
+        if self._start is None and self._strides is not None:
+            return self._lattice(flat.contiguous())
         return self._gather(flat).reshape(flat.shape[0], *self.index.shape)
 
     def _gather(self, flat: Tensor) -> Tensor:
@@ -81,9 +106,12 @@ class Index(LinearOp):
         if self._start is not None:
             behind = self.size - self._start - self._flat.numel()
             return torch.nn.functional.pad(flat, (self._start, behind)) if self._flat.numel() != self.size else flat
-        if self._inverse is not None:
+        if self._inverse is not None and self._strides is None:
             return flat.index_select(1, self._inverse)
         result = flat.new_zeros(flat.shape[0], self.size)
+        if self._injective and self._strides is not None:
+            self._lattice(result).copy_(flat.reshape(flat.shape[0], *self.index.shape))
+            return result
         picked = flat if self._full else flat.index_select(1, self._used)
         return self._put(result, picked)
 
@@ -97,10 +125,7 @@ class Repeat(Index):
 
     kind: ClassVar[str] = "Repeat"
     diagonal: ClassVar[bool] = False
-
-    @cached_property
-    def _inverse(self) -> Tensor | None:
-        return None
+    _injective: ClassVar[bool] = False
 
     @cached_property
     def _table(self) -> Tensor | None:
@@ -129,6 +154,10 @@ class Repeat(Index):
                 to = here.nonzero().reshape(-1)
                 result.index_add_(1, to, picked.index_select(1, column.index_select(0, to)))
         return result
+
+
+def _unit(axis: int, rank: int) -> tuple[int, ...]:
+    return tuple(int(place == axis) for place in range(rank))
 
 
 def index_op(index: Tensor, size: int) -> Index:
