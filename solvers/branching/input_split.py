@@ -32,6 +32,7 @@ class Chunk:
     upper: Tensor
     box: Tensor  # (domains,) index of the property's box
     margin: Tensor  # (domains,) margin of the parent
+    mass: Tensor  # (domains,) 2**-depth over the number of boxes: sums to 1 over all leaves
     planes: Planes | None = None
     parent: Tensor | None = None  # (domains,) position in `planes`
 
@@ -40,7 +41,8 @@ class Chunk:
 
     def take(self, index: Tensor | slice) -> Chunk:
         parent = None if self.parent is None else self.parent[index]
-        return Chunk(self.lower[index], self.upper[index], self.box[index], self.margin[index], self.planes, parent)
+        parts = (self.lower[index], self.upper[index], self.box[index], self.margin[index], self.mass[index])
+        return Chunk(*parts, self.planes, parent)
 
 
 @dataclass(slots=True)
@@ -75,7 +77,8 @@ class InputSplit:
         self.first_layer = {v: self._exact_planes(v) for v in self.sweeper.bounded & self.sweeper.exact}
         number = torch.arange(query.boxes, device=query.lower.device)
         margin = torch.full((query.boxes,), -torch.inf, dtype=query.lower.dtype, device=query.lower.device)
-        self.stack: list[Chunk] = [Chunk(query.lower, query.upper, number, margin)]
+        mass = torch.full_like(margin, 1.0 / query.boxes)
+        self.stack: list[Chunk] = [Chunk(query.lower, query.upper, number, margin, mass)]
         self.closed = self.made = 0
         self.worst: float | None = None
         self.use_planes = self._entries * max(1, self.axes.numel()) * 16 * min(batch, 64) < (1 << 30)
@@ -95,6 +98,11 @@ class InputSplit:
     @property
     def open(self) -> int:
         return sum(len(c) for c in self.stack)
+
+    @property
+    def closed_mass(self) -> float:
+        """Share of the search tree that is closed, a leaf at depth k counting 2**-k (Knuth 1975)."""
+        return max(0.0, 1.0 - sum(float(c.mass.sum()) for c in self.stack))
 
     def run(self, clock: Clock, offer: Offer, report: Report) -> Outcome:
         """Split until everything is closed, a witness is confirmed, or the clock runs out."""
@@ -170,7 +178,7 @@ class InputSplit:
         domain_margin = torch.where((low > high).any(1), torch.inf, domain_margin)
         keep = (domain_margin <= 0).nonzero().squeeze(1)
         self.closed += len(chunk) - int(keep.numel())
-        kept = Chunk(low[keep], high[keep], chunk.box[keep], domain_margin[keep])
+        kept = Chunk(low[keep], high[keep], chunk.box[keep], domain_margin[keep], chunk.mass[keep])
         per = ids.numel() // max(1, len(chunk)) if owners.per_domain is not None else None
         if per is not None:
             pick = (keep.unsqueeze(1) * per + torch.arange(per, device=keep.device)).reshape(-1)
@@ -212,7 +220,8 @@ class InputSplit:
         upper[here, axis] = middle
         lower[here + len(chunk), axis] = middle
         parent = torch.cat([here, here]) if planes is not None else None
-        made = Chunk(lower, upper, chunk.box.repeat(2), chunk.margin.repeat(2), planes, parent)
+        mass = chunk.mass.repeat(2) * 0.5
+        made = Chunk(lower, upper, chunk.box.repeat(2), chunk.margin.repeat(2), mass, planes, parent)
         self.stack.append(made)
         return True
 
@@ -258,6 +267,7 @@ def _join(parts: list[Chunk]) -> Chunk:
         torch.cat([p.upper for p in parts]),
         torch.cat([p.box for p in parts]),
         torch.cat([p.margin for p in parts]),
+        torch.cat([p.mass for p in parts]),
         planes,
         parent,
     )

@@ -38,6 +38,7 @@ class Leaves:
 
     clause: Tensor  # (domains,) position in the list of clauses
     margin: Tensor  # (domains,)
+    mass: Tensor  # (domains,) 2**-depth over the number of clauses: sums to 1 over all leaves
     literals: Literals
     warm: Multipliers | None = None
     parent: Tensor | None = None  # (domains,) position among the parents
@@ -47,7 +48,8 @@ class Leaves:
 
     def take(self, index: Tensor | slice) -> Leaves:
         parent = None if self.parent is None else self.parent[index]
-        return Leaves(self.clause[index], self.margin[index], self.literals.take(index), self.warm, parent)
+        parts = (self.clause[index], self.margin[index], self.mass[index], self.literals.take(index))
+        return Leaves(*parts, self.warm, parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,11 @@ class NeuronSplit:
     """The search for one group of clauses with the same number of rows. `run` may be called again to go on."""
 
     def __init__(
-        self, query: Query, engines: Engines, layers: Layers, clauses: list[ClauseRows], batch: int = 64
+        self, query: Query, engines: Engines, layers: Layers, clauses: list[ClauseRows], batch: int | None = None
     ) -> None:
-        self.query, self.engines, self.batch = query, engines, batch
+        self.query, self.engines = query, engines
+        entries = sum(lo[0].numel() for lo, _ in layers.known.values())
+        self.batch = batch or max(32, min(512, 2**18 // max(1, entries)))
         self.backward = engines.search
         self.sweeper = Sweeper(engines.search)
         self._exact_known = layers.known
@@ -87,7 +91,8 @@ class NeuronSplit:
         self.stack: list[Leaves] = []
         start = torch.arange(len(clauses), device=device)
         margin = torch.full((len(clauses),), -torch.inf, dtype=query.lower.dtype, device=device)
-        self.stack.append(Leaves(start, margin, Literals.none(len(clauses), query.lower)))
+        mass = torch.full_like(margin, 1.0 / len(clauses))
+        self.stack.append(Leaves(start, margin, mass, Literals.none(len(clauses), query.lower)))
         self.closed = self.made = 0
         self.worst: float | None = None
         self.step = Step(iterations=12, rate=0.2, beta_rate=0.1, decay=0.95)
@@ -99,6 +104,11 @@ class NeuronSplit:
     @property
     def open(self) -> int:
         return sum(len(c) for c in self.stack)
+
+    @property
+    def closed_mass(self) -> float:
+        """Share of the search tree that is closed, a leaf at depth k counting 2**-k (Knuth 1975)."""
+        return max(0.0, 1.0 - sum(float(c.mass.sum()) for c in self.stack))
 
     def run(self, clock: Clock, offer: Offer, report: Report) -> Outcome:
         """Split until everything is closed, a witness is confirmed, or the clock runs out."""
@@ -293,9 +303,9 @@ def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
     one = torch.ones_like(point)
     up = leaves.literals.extended(choice.node, choice.index, one, point)
     down = leaves.literals.extended(choice.node, choice.index, -one, point)
-    return Leaves(
-        leaves.clause.repeat(2), leaves.margin.repeat(2), Literals.join([up, down]), warm, torch.cat([here, here])
-    )
+    mass = leaves.mass.repeat(2) * 0.5
+    both = Literals.join([up, down])
+    return Leaves(leaves.clause.repeat(2), leaves.margin.repeat(2), mass, both, warm, torch.cat([here, here]))
 
 
 def join_leaves(parts: list[Leaves], per: int) -> Leaves:
@@ -319,6 +329,7 @@ def join_leaves(parts: list[Leaves], per: int) -> Leaves:
     return Leaves(
         torch.cat([p.clause for p in parts]),
         torch.cat([p.margin for p in parts]),
+        torch.cat([p.mass for p in parts]),
         Literals.join([p.literals for p in parts]),
         warm,
         parent,

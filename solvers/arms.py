@@ -1,0 +1,160 @@
+"""The searches that the strategy can give time to, each resumable and with an estimate of the time it still needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from verinet.ops.scalar import DomainError
+from verinet.propagation.sweep import build_backward
+from verinet.solvers.branching.input_split import InputSplit
+from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
+from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.query import ClauseTable, Clock, Query
+from verinet.solvers.root import Root
+
+
+class Arm(Protocol):
+    """A resumable search."""
+
+    name: str
+
+    def run(self, clock: Clock) -> Outcome:
+        """Go on until the clock is over or the search ends."""
+        ...
+
+    @property
+    def closed_mass(self) -> float:
+        """Share of the search tree that is closed, between 0 and 1."""
+        ...
+
+
+class Meter:
+    """Seconds given to an arm and what they closed."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm, self.seconds, self.outcome = arm, 0.0, Outcome(End.TIME, None, 0, 0, 0)
+        self._recent: list[tuple[float, float]] = [(0.0, 0.0)]
+
+    def run(self, clock: Clock) -> Outcome:
+        begin = time.monotonic()
+        self.outcome = self.arm.run(clock)
+        self.seconds += time.monotonic() - begin
+        self._recent.append((self.seconds, self.arm.closed_mass))
+        return self.outcome
+
+    @property
+    def time_to_close(self) -> float:
+        """Seconds still needed at the rate of the last two runs; infinite while nothing closes."""
+        before = self._recent[max(0, len(self._recent) - 3)]
+        seconds, mass = self._recent[-1]
+        gained = mass - before[1]
+        return (1.0 - mass) * (seconds - before[0]) / gained if gained > 0 else float("inf")
+
+
+class InputArm:
+    """Input splitting on all boxes."""
+
+    name = "input-split"
+
+    def __init__(self, query: Query, offer: Offer, report: Report) -> None:
+        self._query, self._offer, self._report = query, offer, report
+        self._search: InputSplit | None = None
+
+    def run(self, clock: Clock) -> Outcome:
+        try:
+            if self._search is None:
+                backward = build_backward(self._query.graph, self._query.lower.amin(0), self._query.upper.amax(0))
+                self._search = InputSplit(self._query, backward)
+            return self._search.run(clock, self._offer, self._report)
+        except DomainError:
+            return Outcome(End.STALLED, None, 0, 0, self._query.boxes)
+
+    @property
+    def closed_mass(self) -> float:
+        return self._search.closed_mass if self._search is not None else 0.0
+
+
+class NeuronArm:
+    """Root bounds and neuron splitting, box by box and group of clauses by group."""
+
+    name = "neuron-split"
+
+    def __init__(self, query: Query, offer: Offer, report: Report) -> None:
+        self._query, self._offer, self._report = query, offer, report
+        self._waiting = single_boxes(query)
+        self._left = query.boxes
+        self._searches: list[NeuronSplit] = []
+        self._root: Root | None = None
+        self._domains = self._closed = 0
+
+    def run(self, clock: Clock) -> Outcome:
+        while True:
+            if self._searches:
+                outcome = self._searches[-1].run(clock, self._offer, self._report)
+                if outcome.end is not End.CLOSED:
+                    open_domains = sum(s.open for s in self._searches)
+                    return Outcome(
+                        outcome.end, outcome.bound, self._domains + outcome.domains, self._closed + outcome.closed,
+                        open_domains,
+                    )
+                self._domains += outcome.domains
+                self._closed += outcome.closed
+                self._searches.pop()
+                continue
+            outcome_or_none = self._next_box(clock)
+            if outcome_or_none is not None:
+                return outcome_or_none
+
+    def _next_box(self, clock: Clock) -> Outcome | None:
+        """Bound the next box and set up its searches; an outcome only when there is nothing more to do or no time."""
+        if clock.over():
+            return Outcome(End.TIME, self._bound(), self._domains, self._closed, self._left)
+        if self._root is None:
+            query = next(self._waiting, None)
+            if query is None:
+                return Outcome(End.CLOSED, None, max(1, self._domains), max(1, self._closed), 0)
+            self._root = Root(query, self._query.clock)
+        try:
+            open_clauses = self._root.bound(self._report)
+        except DomainError:
+            return Outcome(End.STALLED, None, self._domains, self._closed, self._left)
+        groups: dict[int, list[ClauseRows]] = {}
+        for clause in open_clauses:
+            groups.setdefault(clause.count, []).append(clause)
+        for clauses in groups.values():
+            self._searches.append(NeuronSplit(self._root.query, self._root.engines(), self._root.layers, clauses))
+        self._root = None
+        self._left -= 1
+        return None
+
+    def _bound(self) -> float | None:
+        return None if self._root is None else self._root.worst
+
+    @property
+    def closed_mass(self) -> float:
+        total = self._query.boxes
+        done = total - self._left - (1 if self._searches else 0)
+        inside = min((s.closed_mass for s in self._searches), default=0.0)
+        return (done + inside) / total
+
+
+def single_boxes(query: Query) -> Iterator[Query]:
+    """One query per box."""
+    for box in range(query.boxes):
+        first, last = int(query.table.starts[box]), int(query.table.starts[box + 1])
+        table = query.table
+        part = ClauseTable(
+            table.weights[first:last],
+            table.bounds[first:last],
+            table.strict[first:last],
+            table.weight_error,
+            table.clause[first:last],
+            torch.tensor([0, last - first], device=table.starts.device),
+            table.clauses[box : box + 1],
+        )
+        yield replace(query, lower=query.lower[box : box + 1], upper=query.upper[box : box + 1], table=part)

@@ -1,0 +1,94 @@
+"""Root bounds of a query with one box: intervals, rows, optimised rows, each only while clauses are open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from verinet.ops.scalar import DomainError
+from verinet.propagation.backward import Backward
+from verinet.propagation.optimize import RowProblem, Step, optimize
+from verinet.propagation.rows import RowMap
+from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward, ranges
+from verinet.solvers.branching.neuron_split import ClauseRows, Engines, outward
+from verinet.solvers.branching.outcome import Report
+from verinet.solvers.query import ClauseTable, Clock, Query
+
+
+class Root:
+    """Root bounds of a query with one box: intervals, rows, optimised rows, each only while clauses are open."""
+
+    def __init__(self, query: Query, clock: Clock) -> None:
+        self.query, self.clock = query, clock
+        self.backward = build_backward(query.graph, query.lower[0], query.upper[0])
+        self.layers = Layers(query.lower, query.upper)
+        self.worst: float | None = None
+
+    def bound(self, report: Report) -> list[ClauseRows]:
+        """Tighten until every clause is refuted or the methods are used up; returns the open clauses."""
+        open_clauses = _clauses(self.query.table)
+        for rows, step in ((False, None), (True, None), (True, Step(iterations=20))):
+            if self.clock.over():
+                break
+            options = SweepOptions(rows=rows, step=step, deadline=self.clock.over)
+            known = self.layers.known or None
+            try:
+                self.layers = Sweeper(self.backward).sweep(self.query.lower, self.query.upper, options, known)
+            except DomainError:
+                if rows:  # intervals alone may leave a function's domain; rows must not
+                    raise
+                continue
+            self._tighten_charge()
+            open_clauses = self._open(open_clauses, Step(iterations=0 if not rows else 30))
+            report("bounds", len(open_clauses), len(_clauses(self.query.table)) - len(open_clauses), self.worst)
+            if not open_clauses:
+                break
+        return open_clauses
+
+    def engines(self) -> Engines:
+        """A float32 engine to search with beside the float64 one that decides."""
+        single = self.query.graph.to(torch.float32, self.query.lower.device)
+        sizes = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        return Engines(Backward(single, [outward(pair, torch.float32) for pair in sizes]), self.backward)
+
+    def _tighten_charge(self) -> None:
+        """Better ranges make a smaller rounding charge."""
+        self.backward = Backward(
+            self.query.graph, ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        )
+
+    def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:
+        table = self.query.table
+        ids = torch.cat([torch.arange(c.first, c.first + c.count) for c in clauses]).to(table.weights.device)
+        still: list[ClauseRows] = []
+        if not ids.numel():
+            return clauses
+        owners = RowMap.regular(1, ids.numel(), ids.device)
+        problem = RowProblem(
+            self.query.graph.output, table.weights[ids], owners, self.query.lower, self.query.upper, self.layers.known
+        )
+        done: Callable[[Tensor], bool] = lambda bound: bool((bound > table.bounds[ids]).all()) or self.clock.over()  # noqa: E731
+        best = optimize(problem, self.backward, step=step, finished=done)
+        margins = table.margins(ids, best.bound, self.backward.output_size())
+        cursor = 0
+        self.worst = None
+        for clause in clauses:
+            part = margins[cursor : cursor + clause.count]
+            cursor += clause.count
+            if not bool((part > 0).any()):
+                still.append(clause)
+                best_row = float(part.max()) if clause.count else float("-inf")
+                self.worst = best_row if self.worst is None else min(self.worst, best_row)
+        return still
+
+
+def _clauses(table: ClauseTable) -> list[ClauseRows]:
+    """All clauses of a single-box table."""
+    counts = torch.bincount(table.clause, minlength=int(table.clauses[0])).tolist()
+    result, first = [], 0
+    for count in counts:
+        result.append(ClauseRows(0, first, count))
+        first += count
+    return result
