@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
-
-from verinet.ops.scalar import DomainError
-from verinet.propagation.sweep import build_backward
 from verinet.solvers.branching.input_split import InputSplit
 from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.query import ClauseTable, Clock, Query
 from verinet.solvers.root import Root
+
+from verinet.ops.scalar import DomainError
+from verinet.propagation.sweep import build_backward
 
 
 class Arm(Protocol):
@@ -99,7 +99,10 @@ class NeuronArm:
                 if outcome.end is not End.CLOSED:
                     open_domains = sum(s.open for s in self._searches)
                     return Outcome(
-                        outcome.end, outcome.bound, self._domains + outcome.domains, self._closed + outcome.closed,
+                        outcome.end,
+                        outcome.bound,
+                        self._domains + outcome.domains,
+                        self._closed + outcome.closed,
                         open_domains,
                     )
                 self._domains += outcome.domains

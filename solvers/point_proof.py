@@ -18,7 +18,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def violated_everywhere(graph: Graph, lower: Floats, upper: Floats, clauses: Iterable[Rows]) -> bool:
-    """Whether some conjunction of rows `w @ y <= d` certainly holds for every real input in [lower, upper] (inputs,)."""
+    """Whether some conjunction of rows `w @ y <= d` certainly holds for every real input of a box.
+
+    `graph` is float64 on the CPU; `lower` and `upper` are (inputs,). False where that cannot be shown.
+    """
     low, high = torch.from_numpy(lower).unsqueeze(0), torch.from_numpy(upper).unsqueeze(0)
     try:
         backward = build_backward(graph, low[0], high[0])

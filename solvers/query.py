@@ -34,7 +34,7 @@ class ClauseTable:
     clauses: Tensor  # (boxes,) number of clauses of each box
 
     def rows_of(self, box: Tensor) -> tuple[Tensor, RowMap]:
-        """Row numbers and owners for domains (domains,) that lie in the boxes named."""
+        """Row numbers (rows,) and owners for domains that lie in the boxes named, (domains,)."""
         counts = self.starts[box + 1] - self.starts[box]
         domains = int(box.numel())
         if self.starts.numel() == 2:
@@ -51,7 +51,8 @@ class ClauseTable:
     def margins(self, ids: Tensor, lower: Tensor, output_size: Tensor) -> Tensor:
         """How far each row is above its bound, rounded down; > 0 refutes its clause.
 
-        `lower` (rows,) bounds weights @ y from below; `output_size` (outputs,) is max |y|, for inexact weights.
+        `ids` (rows,) are positions in the table; `lower` (rows,) bounds weights @ y from below; `output_size`
+        (outputs,) is max |y|, for inexact weights. Returns (rows,), minus infinity where `lower` is not a number.
         """
         eps = torch.finfo(lower.dtype).eps
         bound = self.bounds[ids]
@@ -59,11 +60,17 @@ class ClauseTable:
         margin = margin - (lower.abs() + bound.abs()) * (2 * eps)
         if self.weight_error:
             margin = margin - (self.weights[ids].abs() @ output_size) * (self.weight_error * 1.01)
-        # A strict row `w y < d` is already impossible at w y = d: make equality count as positive.
-        return torch.where(self.strict[ids] & (lower == bound), torch.full_like(margin, 1e-300), margin)
+        else:
+            # A strict row `w y < d` is already impossible at w y = d: make equality count as positive.
+            margin = torch.where(self.strict[ids] & (lower == bound), torch.full_like(margin, 1e-300), margin)
+        # An overflow proves nothing: it must neither refute nor, as a NaN, slip through a comparison.
+        return torch.where(margin.isnan(), torch.full_like(margin, -torch.inf), margin)
 
     def domain_margins(self, box: Tensor, ids: Tensor, owners: RowMap, margins: Tensor) -> tuple[Tensor, Tensor]:
-        """(domains,) min over clauses of max over rows, and the table (domains, clauses) of clause margins."""
+        """(domains,) min over clauses of max over rows, and the table (domains, clauses) of clause margins.
+
+        `box` is (domains,), `ids` and `margins` are (rows,). A clause without rows has margin minus infinity.
+        """
         width = int(self.clauses.max())
         table = margins.new_full((box.numel() * width,), -torch.inf)
         key = owners.domain * width + self.clause[ids]
@@ -133,7 +140,7 @@ def clause_table(prop: Property, device: torch.device) -> ClauseTable:
         per_box[item.box] += 1
         rows_per_box[item.box] += count
         cursor += count
-    error = max((float(getattr(c.rows, "weight_error", 0.0)) for c in prop.clauses), default=0.0)
+    error = max((c.rows.weight_error for c in prop.clauses), default=0.0)
     starts = np.concatenate([[0], np.cumsum(rows_per_box)])
     return ClauseTable(
         torch.from_numpy(weights).to(device),

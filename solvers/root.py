@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+from verinet.solvers.branching.neuron_split import ClauseRows, Engines, outward
+from verinet.solvers.branching.outcome import Report
+from verinet.solvers.query import ClauseTable, Clock, Query
 
 from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward, ranges
-from verinet.solvers.branching.neuron_split import ClauseRows, Engines, outward
-from verinet.solvers.branching.outcome import Report
-from verinet.solvers.query import ClauseTable, Clock, Query
 
 
 class Root:
@@ -48,10 +46,19 @@ class Root:
         return open_clauses
 
     def engines(self) -> Engines:
-        """A float32 engine to search with beside the float64 one that decides."""
-        single = self.query.graph.to(torch.float32, self.query.lower.device)
-        sizes = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
-        return Engines(Backward(single, [outward(pair, torch.float32) for pair in sizes]), self.backward)
+        """A float32 engine to search with beside the float64 one that decides; float64 twice if float32 overflows."""
+        query, single = self.query, torch.float32
+        sizes = ranges(query.graph, query.lower, query.upper, self.layers.known)
+        small = [outward(pair, single) for pair in sizes]
+        if not all(bool(torch.isfinite(low).all() and torch.isfinite(high).all()) for low, high in small):
+            return Engines(self.backward, self.backward)
+        search = Backward(query.graph.to(single, query.lower.device), small)
+        known = {v: outward(pair, single) for v, pair in self.layers.known.items()}
+        try:
+            Sweeper(search).sweep(*small[0], SweepOptions(rows=False), known)
+        except DomainError:  # exp(100) is finite in float64 only
+            return Engines(self.backward, self.backward)
+        return Engines(search, self.backward)
 
     def _tighten_charge(self) -> None:
         """Better ranges make a smaller rounding charge."""
@@ -60,6 +67,7 @@ class Root:
         )
 
     def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:
+        """The clauses that no row refutes; `worst` becomes the least margin among them."""
         table = self.query.table
         ids = torch.cat([torch.arange(c.first, c.first + c.count) for c in clauses]).to(table.weights.device)
         still: list[ClauseRows] = []
@@ -69,7 +77,10 @@ class Root:
         problem = RowProblem(
             self.query.graph.output, table.weights[ids], owners, self.query.lower, self.query.upper, self.layers.known
         )
-        done: Callable[[Tensor], bool] = lambda bound: bool((bound > table.bounds[ids]).all()) or self.clock.over()  # noqa: E731
+
+        def done(bound: Tensor) -> bool:
+            return bool((bound > table.bounds[ids]).all()) or self.clock.over()
+
         best = optimize(problem, self.backward, step=step, finished=done)
         margins = table.margins(ids, best.bound, self.backward.output_size())
         cursor = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-
-from verinet.ir.graph import Graph
-from verinet.ops.base import NonlinearOp
 from verinet.solvers.arms import InputArm, Meter, NeuronArm
 from verinet.solvers.attack.pgd import Attack, AttackPlan
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.query import Clock, Query
+
+from verinet.ir.graph import Graph
+from verinet.ops.base import NonlinearOp
 
 INPUT_SPLIT_AXES = 64  # above this many perturbed inputs halving boxes cannot work
 FIRST_SLICE = 1.0  # seconds
@@ -44,9 +44,11 @@ class Strategy:
         self.query, self.offer, self.report = query, offer, report
         self.attack = Attack(query, attack_graph, seed)
         self.solution = Solution(End.TIME)
+        self._begin = 0.0
 
     def solve(self, clock: Clock) -> Solution:
         """Attack, then give slices of time to the searches; ends with everything closed, a witness, or the clock."""
+        self._begin = clock.now()
         if self._quick_attack(clock):
             return self._end(End.CANDIDATE)
         meters = [Meter(arm) for arm in self._arms()]
@@ -55,9 +57,10 @@ class Strategy:
         while meters:
             if clock.over():
                 return self._finish(min(meters, key=_distance).outcome, End.TIME)
-            best = min(meters, key=lambda m: (m.time_to_close, m.seconds))
-            others = [m for m in meters if m is not best]
-            fresh = [m for m in meters if m.seconds < FIRST_SLICE * 2]
+            tried = [m for m in meters if m.seconds > 0] or meters
+            best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
+            others = [m for m in tried if m is not best]
+            fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
             chosen = min(fresh, key=lambda m: m.seconds) if fresh else best
             if not fresh and others and turn % EVERY == EVERY - 1:
                 chosen = min(others, key=lambda m: m.seconds)
@@ -73,6 +76,15 @@ class Strategy:
             if self._attack_again(turn, clock):
                 return self._end(End.CANDIDATE)
         return self._end(End.STALLED)
+
+    def _trial(self, meter: Meter, meters: list[Meter]) -> float:
+        """Seconds an arm gets before arms are compared; with few axes or many boxes input splitting goes first."""
+        if meter is meters[0] or meter.arm.name == InputArm.name:
+            return 2 * FIRST_SLICE
+        return 2 * FIRST_SLICE if meters[0].seconds >= self._head_start() else 0.0
+
+    def _head_start(self) -> float:
+        return 8 * FIRST_SLICE if effective_axes(self.query) <= 10 or self.query.boxes > 8 else 2 * FIRST_SLICE
 
     def _arms(self) -> list[InputArm | NeuronArm]:
         axes = effective_axes(self.query)
@@ -95,7 +107,8 @@ class Strategy:
         """A longer attack after the 1st, 2nd, 4th, 8th, ... slice, with more restarts every time."""
         if turn & (turn - 1):
             return False
-        share = clock.until(max(0.3, min(20.0, 0.05 * clock.left())))
+        spent = clock.now() - self._begin
+        share = clock.until(max(0.2, min(20.0, 0.05 * clock.left(), 0.1 * spent)))
         return self.attack.descend(AttackPlan(restarts=16 * min(turn, 16), steps=50), self.offer, share)
 
     def _finish(self, outcome: Outcome, end: End) -> Solution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import torch
 
 from verinet.errors import PropertyError, UsageError
 from verinet.frontends.model import Model
-from verinet.results import Bounds, FloatArray, Progress, Reason, Stats, Status, Verdict, Witness
-from verinet.spec.property import Box, Property
+from verinet.results import Bounds, Progress, Reason, Stats, Status, Verdict, Witness
+from verinet.spec.property import Box, Floats, Property
 from verinet.witness.replay import Replayer
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def load(path: str | Path) -> Model:
     return load_onnx(path)
 
 
-def verify(
+def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options by keyword only
     model: ModelLike,
     prop: PropertyLike,
     *,
@@ -66,7 +67,7 @@ def bounds(
     method: str = "auto",
     device: str = "auto",
 ) -> Bounds:
-    """Certified bounds of the outputs, or of the layer named, over a box.
+    """Certified bounds, flat, of the outputs or of the layer named, over a box.
 
     `method` is "interval", "linear" (backward linear bounds) or "auto" (slopes optimised as well). A property with
     several boxes is bounded over their hull. Raises `UsageError` for an unknown layer or method.
@@ -118,18 +119,15 @@ def _check_sizes(network: Model, prop: Property) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class _Limits:
     """Limits and hooks of one run."""
 
-    def __init__(
-        self,
-        deadline: float,
-        stop: Callable[[], bool] | None,
-        progress: Callable[[Progress], None] | None,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.deadline, self.stop, self.progress, self.seed, self.device = deadline, stop, progress, seed, device
+    deadline: float  # of time.monotonic()
+    stop: Callable[[], bool] | None
+    progress: Callable[[Progress], None] | None
+    seed: int
+    device: torch.device
 
 
 class _Run:
@@ -143,6 +141,7 @@ class _Run:
         self.replayer = Replayer(model, source, prop)
 
     def verdict(self, limits: _Limits) -> Verdict:
+        """Check that the network was read right, then search."""
         from verinet.frontends.crosscheck import compare_with_onnxruntime
 
         if not self.prop.clauses:
@@ -160,8 +159,8 @@ class _Run:
         strategy = Strategy(query, attack_graph, self.offer, self._reporter(limits), limits.seed)
         return self._conclude(strategy.solve(query.clock), limits, notes)
 
-    def _samples(self, seed: int) -> FloatArray:
-        """The centre of the first box and a few random points of the property's boxes."""
+    def _samples(self, seed: int) -> Floats:
+        """The centre of the first box and a few random points of the property's boxes, (4, inputs)."""
         random = np.random.default_rng(seed)
         box = self.prop.boxes[0]
         points = [(box.lower + box.upper) / 2]
@@ -183,7 +182,7 @@ class _Run:
             clock=Clock(time.monotonic, limits.deadline, limits.stop),
         )
 
-    def offer(self, points: FloatArray) -> bool:
+    def offer(self, points: Floats) -> bool:
         """Replay candidates (k, inputs) on the original file; keeps the first that is confirmed."""
         from verinet.witness.replay import Outcome
 
@@ -199,7 +198,7 @@ class _Run:
             self.refuted += result.outcome is Outcome.REFUTED
         return False
 
-    def _proved_between_grid_points(self, witness: Witness, point: FloatArray) -> bool:
+    def _proved_between_grid_points(self, witness: Witness, point: Floats) -> bool:
         """Where the box holds no number of the input type, prove the violation for the real numbers it does hold.
 
         ONNX Runtime has already shown it at the nearest numbers of the type. Here every real input in the (tiny) box
@@ -207,21 +206,22 @@ class _Run:
         """
         from verinet.solvers.point_proof import violated_everywhere
 
-        for number, box in enumerate(self.prop.boxes):
-            free = (witness.inputs >= box.inner_lower) & (witness.inputs <= box.inner_upper)
-            lower, upper = np.where(free, witness.inputs, box.lower), np.where(free, witness.inputs, box.upper)
-            if bool(((upper - lower) > 1e-6 * (1 + np.abs(lower))).any()):
-                continue
-            clauses = [c.rows for c in self.prop.clauses if c.box == number]
-            if violated_everywhere(self.model.graph.to(torch.float64), lower, upper, clauses):
-                inputs = np.where(free, witness.inputs, lower * 0.5 + upper * 0.5)
-                self.witness = Witness(inputs, witness.outputs, witness.margin)
-                self.extra_notes = (
-                    "some inputs of the box lie between two numbers of the network's type: ONNX Runtime confirms the "
-                    "violation at the nearest numbers, and float64 bounds prove it for the exact ones",
-                )
-                return True
-        return False
+        number = self.replayer.nearest_box(point)
+        box = self.prop.boxes[number]
+        free = (witness.inputs >= box.inner_lower) & (witness.inputs <= box.inner_upper)
+        lower, upper = np.where(free, witness.inputs, box.lower), np.where(free, witness.inputs, box.upper)
+        if bool(((upper - lower) > 1e-6 * (1 + np.abs(lower))).any()):
+            return False
+        clauses = [c.rows for c in self.prop.clauses if c.box == number]
+        if not violated_everywhere(self.model.graph.to(torch.float64), lower, upper, clauses):
+            return False
+        inputs = np.where(free, witness.inputs, lower * 0.5 + upper * 0.5)
+        self.witness = Witness(inputs, witness.outputs, witness.margin)
+        self.extra_notes = (
+            "some inputs of the box lie between two numbers of the network's type: ONNX Runtime confirms the "
+            "violation at the nearest numbers, and float64 bounds prove it for the exact ones",
+        )
+        return True
 
     def _reporter(self, limits: _Limits) -> Callable[[str, int, int, float | None], None]:
         hook = limits.progress
@@ -245,8 +245,7 @@ class _Run:
             return self._answer(Status.SAT, Reason.REPLAYED, stats=stats, notes=notes)
         if solution.end is End.CLOSED:
             return self._answer(Status.UNSAT, Reason.PROVED, stats=stats, notes=notes, gap=0.0)
-        stopped = limits.stop is not None and limits.stop()
-        if stopped:
+        if limits.stop is not None and limits.stop():
             return self._answer(Status.UNKNOWN, Reason.INTERRUPTED, stats=stats, notes=notes, gap=solution.gap)
         if solution.end is End.TIME:
             return self._answer(Status.TIMED_OUT, Reason.OUT_OF_TIME, stats=stats, notes=notes, gap=solution.gap)
@@ -275,4 +274,6 @@ class _Run:
 
 
 def _native(model: Model) -> torch.dtype:
-    return torch.float64 if any("double" in str(t) or "float64" in str(t) for t in model.input_dtypes) else torch.float32
+    """The number type in which the attack follows gradients."""
+    double = any("double" in str(t) or "float64" in str(t) for t in model.input_dtypes)
+    return torch.float64 if double else torch.float32

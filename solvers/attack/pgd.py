@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from verinet.ir.graph import Graph
 from verinet.solvers.branching.input_split import violating
 from verinet.solvers.branching.outcome import Offer
 from verinet.solvers.query import Clock, Query
+
+from verinet.ir.graph import Graph, total
+
+MAX_ENTRIES = 20_000_000  # of the widest layer in one forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,12 @@ class Attack:
         for box, count in enumerate(query.table.clauses.tolist()):
             boxes += [box] * count
         self.clause_box = torch.tensor(boxes, dtype=torch.int64)
-        self.best = float("inf")
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64).to(self.query.lower.device)
 
     def sample(self, offer: Offer, points: int) -> bool:
-        """Centres, random points and random corners of up to 256 boxes."""
+        """Centres, `points` random points and as many random corners of up to 256 boxes; True when one was taken."""
         query = self.query
         count = min(query.boxes, 256)
         chosen = torch.randperm(query.boxes, generator=self.generator)[:count].to(query.lower.device)
@@ -54,7 +54,7 @@ class Attack:
 
     def _try(self, x: Tensor, box: Tensor, offer: Offer) -> bool:
         """Offer the points whose float64 outputs violate their box's property."""
-        size = max(1, 20_000_000 // max(1, max(int(torch.tensor(n.shape).prod()) for n in self.graph.nodes)))
+        size = max(1, MAX_ENTRIES // max(1, *(total(n.shape) for n in self.graph.nodes)))
         for begin in range(0, len(x), size):
             part = slice(begin, begin + size)
             bad = violating(self.query, self.query.graph.forward(x[part]), box[part])
@@ -62,12 +62,12 @@ class Attack:
                 return True
         return False
 
-    def descend(self, plan: AttackPlan, offer: Offer, clock: Clock, done: Callable[[], bool] | None = None) -> bool:
-        """Gradient descent on the worst row of each clause, from random starts."""
+    def descend(self, plan: AttackPlan, offer: Offer, clock: Clock) -> bool:
+        """Gradient descent on the worst row of each clause, from random starts; True when `offer` took a point."""
         clauses = torch.randperm(len(self.clause_box), generator=self.generator)
         per_round = max(1, plan.batch // plan.restarts)
         for begin in range(0, len(clauses), per_round):
-            if clock.over() or (done is not None and done()):
+            if clock.over():
                 return False
             if self._round(clauses[begin : begin + per_round], plan, offer, clock):
                 return True
@@ -75,11 +75,11 @@ class Attack:
 
     def _round(self, clauses: Tensor, plan: AttackPlan, offer: Offer, clock: Clock) -> bool:
         box = self.clause_box[clauses].repeat_interleave(plan.restarts).to(self.query.lower.device)
-        slack = _ClauseSlack(self.query, clauses.repeat_interleave(plan.restarts), self.clause_box)
+        slack = _ClauseSlack(self.query, clauses.repeat_interleave(plan.restarts))
         low, high = self.query.lower[box], self.query.upper[box]
         width = high - low
         x = low + self._uniform(tuple(low.shape)) * width
-        dtype = self.graph.nodes[0].op.size and _dtype(self.graph)
+        dtype = _dtype(self.graph)
         step = 0.25
         for _ in range(plan.steps):
             if clock.over():
@@ -89,8 +89,8 @@ class Attack:
             hit = value.detach() <= 0
             if bool(hit.any()) and self._try(x[hit], box[hit], offer):
                 return True
-            self.best = min(self.best, float(value.detach().min()))
-            (gradient,) = torch.autograd.grad(value.sum(), point, allow_unused=True)
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(value.sum(), point, allow_unused=True)
+            gradient = found[0]
             if gradient is None:
                 return False
             direction = gradient.sign().double()
@@ -113,16 +113,19 @@ def _dtype(graph: Graph) -> torch.dtype:
 class _ClauseSlack:
     """Differentiable slack of given clauses: max over rows of w.y - d, <= 0 when the clause holds (a violation)."""
 
-    def __init__(self, query: Query, clauses: Tensor, clause_box: Tensor) -> None:
+    def __init__(self, query: Query, clauses: Tensor) -> None:
         table = query.table
         rows_per_clause = _rows_per_clause(query)
         first = torch.cat([torch.zeros(1, dtype=torch.int64), rows_per_clause.cumsum(0)])
         count = rows_per_clause[clauses]
-        self.width = int(count.max()) if count.numel() else 0
-        offset = torch.arange(self.width)
-        ids = first[clauses].unsqueeze(1) + torch.minimum(offset, (count - 1).clamp(min=0).unsqueeze(1))
-        device = table.weights.device
-        self.weights, self.bounds = table.weights[ids.to(device)], table.bounds[ids.to(device)]
+        offset = torch.arange(max(1, int(count.max())))
+        ids = (first[clauses].unsqueeze(1) + torch.minimum(offset, (count - 1).unsqueeze(1))).to(table.weights.device)
+        weights, bounds = table.weights, table.bounds
+        if bool((count == 0).any()):  # a clause without rows always holds
+            ids[(count == 0).to(ids.device)] = len(bounds)
+            weights = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])
+            bounds = torch.cat([bounds, bounds.new_full((1,), torch.inf)])
+        self.weights, self.bounds = weights[ids], bounds[ids]
 
     def __call__(self, outputs: Tensor) -> Tensor:
         value = torch.einsum("pm,prm->pr", outputs.double(), self.weights) - self.bounds
@@ -130,6 +133,7 @@ class _ClauseSlack:
 
 
 def _rows_per_clause(query: Query) -> Tensor:
+    """(clauses,) on the CPU, in the order of the table."""
     table = query.table
     boxes = torch.repeat_interleave(torch.arange(query.boxes, device=table.starts.device), table.starts.diff())
     first_clause = torch.cat([torch.zeros(1, dtype=torch.int64, device=boxes.device), table.clauses.cumsum(0)])[:-1]

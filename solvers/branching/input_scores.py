@@ -1,8 +1,8 @@
 """Which input to halve: the one that the certified looseness of the bound hangs on.
 
-The bound is loose by sum_j |a_j| gap_j over nonlinear neurons; a neuron's gap shrinks with the width of its interval, and
-its planes say what share of that width each input causes. On ACAS Xu this needs 3 to 14 times fewer domains than the
-sensitivity |A_i| w_i of the final row, and far fewer than the longest edge.
+The bound is loose by sum_j |a_j| gap_j over nonlinear neurons; a neuron's gap shrinks with the width of its interval,
+and its planes say what share of that width each input causes. On ACAS Xu this needs 3 to 14 times fewer domains than
+the sensitivity |A_i| w_i of the final row, and far fewer than the longest edge.
 """
 
 from __future__ import annotations

@@ -7,21 +7,27 @@ closed for good.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from verinet.ops.base import NonlinearOp
-from verinet.ir.graph import total
-from verinet.propagation.backward import Backward, InputRows, Relaxation, Trace
-from verinet.propagation.planes import Planes, fresh_planes, scatter
-from verinet.propagation.rows import RowMap
-from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 from verinet.solvers.branching.clip import clip_boxes
 from verinet.solvers.branching.input_scores import blamed_on_inputs
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.query import Clock, Query
+
+from verinet.ir.graph import total
+from verinet.ops.base import NonlinearOp
+from verinet.propagation.backward import Backward, InputRows, Relaxation, Trace
+from verinet.propagation.forward import ForwardPass
+from verinet.propagation.interval import Interval
+from verinet.propagation.planes import Planes, fresh_planes, scatter
+from verinet.propagation.rows import RowMap
+from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
+
+FORWARD_AXES = 16  # with more axes, planes carried forward cost as much as backward rows
 
 
 @dataclass(slots=True)
@@ -60,6 +66,38 @@ class Bounded:
     batch_owners: RowMap
 
 
+class RowChoice:
+    """Whether backward rows inside the network pay, by measurement.
+
+    Rows shrink the open gap by some factor at some cost; so does halving boxes that are bounded by forward planes.
+    What shrinks the logarithm of the gap faster per second is used; both are measured again now and then.
+    """
+
+    def __init__(self, axes: int) -> None:
+        self.rows = True
+        self._axes = max(1, axes)
+        self._turn = 0
+        self._forward_seconds = 0.0
+
+    def forward(self, margin: Tensor, seconds: float) -> None:
+        """A batch was bounded by forward planes, at `seconds` per domain."""
+        self._turn += 1
+        self._forward_seconds = seconds
+
+    def wants_rows(self) -> bool:
+        """Use rows, or try them again (turns 1, 2, 4, 8, ...)."""
+        return self.rows or self._turn & (self._turn - 1) == 0
+
+    def by_rows(self, before: Tensor, after: Tensor, seconds: float) -> None:
+        """A batch went from margins `before` (forward planes) to `after` by rows, at `seconds` per domain."""
+        if not self._forward_seconds or not before.numel() or not bool(torch.isfinite(before).all()):
+            return
+        gain = (before.abs().clamp(min=1e-12) / after.abs().clamp(min=1e-12)).log().clamp(min=0).mean()
+        halving = math.log(2.0) / self._axes / (2 * self._forward_seconds)
+        self.rows = float(gain) / max(seconds, 1e-9) > halving
+        self._forward_seconds = 0.0
+
+
 class InputSplit:
     """The search. Call `run`; it may be called again with a later clock to go on."""
 
@@ -81,6 +119,7 @@ class InputSplit:
         self.stack: list[Chunk] = [Chunk(query.lower, query.upper, number, margin, mass)]
         self.closed = self.made = 0
         self.worst: float | None = None
+        self.choice = RowChoice(int(((query.upper - query.lower)[:, self.axes] > 0).sum(1).max()) if query.boxes else 1)
         self.use_planes = self._entries * max(1, self.axes.numel()) * 16 * min(batch, 64) < (1 << 30)
         per_domain = self._entries * max(1, self.axes.numel()) * 16
         if self.use_planes and per_domain:
@@ -141,7 +180,7 @@ class InputSplit:
 
     def _bound(self, chunk: Chunk, clock: Clock) -> tuple[Chunk, Bounded, Planes | None]:
         """Bound a batch; returns the domains that stay open, their final rows and planes."""
-        known = None
+        known, stale = None, None
         if chunk.planes is not None and chunk.parent is not None:
             stale = chunk.planes.take(chunk.parent)
             known = stale.concretize(chunk.lower, chunk.upper, self._shapes)
@@ -149,19 +188,44 @@ class InputSplit:
             keep, chunk, bounded = self._close(chunk, layers)
             if not len(chunk):
                 return chunk, bounded, None
-            stale = stale.take(keep)
-            known = {v: (layers.known[v][0][keep], layers.known[v][1][keep]) for v in self._shapes}
+            stale, known = stale.take(keep), self._kept(layers, keep)
+        if self.axes.numel() <= FORWARD_AXES and (stale is None or not self.choice.rows):
+            begin, count = time.monotonic(), len(chunk)
+            forward = ForwardPass(self.query.graph, self.axes, (chunk.lower, chunk.upper), known)
+            inside = {v: forward.values[v] for v in self._shapes}
+            layers = self.sweeper.sweep(chunk.lower, chunk.upper, SweepOptions(rows=False), inside)
+            keep, chunk, bounded = self._close(chunk, layers)
+            stale = forward.stale(tuple(self._shapes)).take(keep) if self.use_planes else None
+            self.choice.forward(chunk.margin, (time.monotonic() - begin) / count)
+            if not len(chunk) or not self.choice.wants_rows():
+                return chunk, bounded, stale
+            known = self._kept(layers, keep)
+        return self._row_bound(chunk, known, stale, clock)
+
+    def _kept(self, layers: Layers, keep: Tensor) -> dict[int, Interval]:
+        return {v: (layers.known[v][0][keep], layers.known[v][1][keep]) for v in self._shapes}
+
+    def _row_bound(
+        self, chunk: Chunk, known: dict[int, Interval] | None, stale: Planes | None, clock: Clock
+    ) -> tuple[Chunk, Bounded, Planes | None]:
+        """Backward rows of undecided neurons, then the final rows."""
+        begin, count = time.monotonic(), len(chunk)
         found: list[tuple[int, Tensor, Tensor, InputRows]] = []
-        layers = self.sweeper.sweep(
-            chunk.lower, chunk.upper, SweepOptions(), known, lambda *item: found.append(item) if self.use_planes else None
-        )
+
+        def keep_rows(position: int, domain: Tensor, index: Tensor, rows: InputRows) -> None:
+            found.append((position, domain, index, rows))
+
+        options = SweepOptions(deadline=clock.over)
+        layers = self.sweeper.sweep(chunk.lower, chunk.upper, options, known, keep_rows if self.use_planes else None)
         planes = None
         if self.use_planes:
             at = {v: layers.known[v] for v in self._shapes}
-            planes = fresh_planes(self.axes, at, len(chunk)) if known is None else stale
+            planes = fresh_planes(self.axes, at, len(chunk)) if stale is None else stale
             for position, domain, index, rows in found:
                 scatter(planes, position, (domain, index), rows, (chunk.lower, chunk.upper))
+        before = chunk.margin
         keep, chunk, bounded = self._close(chunk, layers)
+        self.choice.by_rows(before[keep], chunk.margin, (time.monotonic() - begin) / count)
         return chunk, bounded, planes.take(keep) if planes is not None else None
 
     def _close(self, chunk: Chunk, layers: Layers) -> tuple[Tensor, Chunk, Bounded]:
@@ -190,9 +254,7 @@ class InputSplit:
             pick = (position[owners.domain] >= 0).nonzero().squeeze(1)
             new_owners = RowMap.ragged(position[owners.domain[pick]], int(keep.numel()))
         kept_rows = InputRows(rows.coefficients[pick], rows.constant[pick])
-        bounded = Bounded(
-            kept.margin, ids[pick], new_owners, kept_rows, margins[pick], trace, layers, keep, owners
-        )
+        bounded = Bounded(kept.margin, ids[pick], new_owners, kept_rows, margins[pick], trace, layers, keep, owners)
         return keep, kept, bounded
 
     def _attack(self, chunk: Chunk, bounded: Bounded, offer: Offer) -> bool:

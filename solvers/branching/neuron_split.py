@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.branching.scores import Choice, choose
+from verinet.solvers.branching.splits import Literals
+from verinet.solvers.query import Clock, Query
 
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import Backward
@@ -26,10 +30,6 @@ from verinet.propagation.optimize import (
 )
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
-from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
-from verinet.solvers.branching.scores import Choice, choose
-from verinet.solvers.branching.splits import Literals
-from verinet.solvers.query import Clock, Query
 
 
 @dataclass(slots=True)
@@ -223,7 +223,9 @@ class NeuronSplit:
         """The parents' multipliers; fresh defaults for the neuron that was split last."""
         if leaves.warm is None or leaves.parent is None:
             return None
-        index = (leaves.parent.unsqueeze(1) * self.per + torch.arange(self.per, device=leaves.parent.device)).reshape(-1)
+        index = (leaves.parent.unsqueeze(1) * self.per + torch.arange(self.per, device=leaves.parent.device)).reshape(
+            -1
+        )
         warm = {v: tuple(t[index].to(problem.rows.dtype) for t in m) for v, m in leaves.warm.items()}
         node, entry = leaves.literals.node[:, -1], leaves.literals.index[:, -1]
         for position, values in warm.items():

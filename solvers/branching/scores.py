@@ -7,7 +7,6 @@ that term when the neuron's lines are recomputed on the child's interval.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from verinet.ops.base import select
 from verinet.ops.scalar import Elementwise
+from verinet.propagation.optimize import Optimized, RowProblem, evaluate, gradients
 from verinet.propagation.rows import RowMap
-from verinet.propagation.optimize import Optimized, RowProblem, gradients
 from verinet.propagation.sweep import Layers
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 class Choice:
     """One split per domain."""
 
-    node: Tensor  # (domains,)
-    index: Tensor
-    point: Tensor
+    node: Tensor  # (domains,) position of the node in the graph
+    index: Tensor  # (domains,) flat entry of the node
+    point: Tensor  # (domains,)
 
 
 def splittable(search: NeuronSplit) -> list[int]:
@@ -40,7 +39,7 @@ def splittable(search: NeuronSplit) -> list[int]:
 
 
 def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> Choice | None:
-    """The best split of every kept domain; None when no neuron of some domain can be split."""
+    """The best split of every domain in `keep` (kept,); None when no neuron of some domain can be split."""
     problem, _, _ = search.problem(leaves, layers)
     state = _complete(search, problem, best)
     scores, points, nodes, entries = [], [], [], []
@@ -60,15 +59,17 @@ def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized,
     top = score.topk(width, 1)
     if bool((top.values[:, 0] <= 0).any()):
         return None
-    pick = top.indices[:, 0] if width == 1 else _rescore(search, leaves.take(keep), best, keep, (top.indices, point, node, entry))
+    pick = (
+        top.indices[:, 0]
+        if width == 1
+        else _rescore(search, leaves.take(keep), best, keep, (top.indices, point, node, entry))
+    )
     here = torch.arange(keep.numel(), device=keep.device)
     return Choice(node[pick], entry[pick], point[here, pick])
 
 
 def _complete(search: NeuronSplit, problem: RowProblem, best: Optimized) -> Optimized:
     """The best iterate with its lines and its relaxed forward point."""
-    from verinet.propagation.optimize import evaluate
-
     state = evaluate(problem, search.backward, best.multipliers, best.betas)
     gradients(problem, search.backward, state)
     return state
@@ -130,7 +131,7 @@ def _rescore(
     options: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Evaluate both children of the best few candidates by one pass each; returns the winner's column per domain."""
-    from verinet.solvers.branching.neuron_split import children
+    from verinet.solvers.branching.neuron_split import children  # which imports this module
 
     top, point, node, entry = options
     here = torch.arange(keep.numel(), device=keep.device)
@@ -149,8 +150,3 @@ def _rescore(
 def _cap(margin: Tensor) -> Tensor:
     """A closed child is worth its missing margin, no more."""
     return (-margin).clamp(min=0) + 1e-9
-
-
-def columns(values: Sequence[Tensor]) -> Tensor:
-    """Side by side."""
-    return torch.cat(list(values), 1)

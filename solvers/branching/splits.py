@@ -11,6 +11,8 @@ from verinet.propagation.backward import SplitRows
 from verinet.propagation.interval import Interval
 from verinet.propagation.rows import RowMap
 
+_FIELDS = ("node", "index", "sign", "point", "beta")
+
 
 @dataclass(slots=True)
 class Literals:
@@ -24,6 +26,7 @@ class Literals:
 
     @classmethod
     def none(cls, domains: int, like: Tensor) -> Literals:
+        """No literal for any domain; real tensors get the type and device of `like`."""
         integer = torch.zeros(domains, 0, dtype=torch.int64, device=like.device)
         real = like.new_zeros(domains, 0)
         return cls(integer, integer.clone(), real, real.clone(), real.clone())
@@ -33,9 +36,11 @@ class Literals:
         return int(self.node.shape[1])
 
     def take(self, index: Tensor | slice) -> Literals:
-        return Literals(*(getattr(self, f)[index] for f in ("node", "index", "sign", "point", "beta")))
+        """Those of the domains named."""
+        return Literals(*(getattr(self, f)[index] for f in _FIELDS))
 
     def padded(self, depth: int) -> Literals:
+        """At least `depth` slots per domain."""
         extra = depth - self.depth
         if extra <= 0:
             return self
@@ -50,12 +55,13 @@ class Literals:
 
     @staticmethod
     def join(parts: list[Literals]) -> Literals:
+        """The domains of all parts, one after the other."""
         depth = max(p.depth for p in parts)
         wide = [p.padded(depth) for p in parts]
-        return Literals(*(torch.cat([getattr(p, f) for p in wide]) for f in ("node", "index", "sign", "point", "beta")))
+        return Literals(*(torch.cat([getattr(p, f) for p in wide]) for f in _FIELDS))
 
     def extended(self, node: Tensor, index: Tensor, sign: Tensor, point: Tensor) -> Literals:
-        """One more literal per domain, multiplier 0."""
+        """One more literal per domain, multiplier 0; all arguments are (domains,)."""
         return Literals(
             torch.cat([self.node, node.unsqueeze(1)], 1),
             torch.cat([self.index, index.unsqueeze(1)], 1),
@@ -81,9 +87,7 @@ class Literals:
             result[node] = (flat_low.reshape(low.shape), flat_high.reshape(high.shape))
         return result
 
-    def rows(
-        self, owners: RowMap, dtype: torch.dtype
-    ) -> tuple[dict[int, SplitRows], dict[int, tuple[Tensor, Tensor]]]:
+    def rows(self, owners: RowMap, dtype: torch.dtype) -> tuple[dict[int, SplitRows], dict[int, tuple[Tensor, Tensor]]]:
         """Split rows per node for rows that belong to the domains, and for each the (domain, slot) it came from."""
         result: dict[int, SplitRows] = {}
         places: dict[int, tuple[Tensor, Tensor]] = {}

@@ -11,6 +11,7 @@ from tests.soundness.networks import STRUCTURES, random_boxes, random_graph, sam
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
 from verinet.propagation.backward import Backward, InputRows, Relaxation, SplitRows
+from verinet.propagation.forward import ForwardPass
 from verinet.propagation.interval import interval_pass
 from verinet.propagation.optimize import RowProblem, Step, default_multipliers, evaluate, gradients, optimize
 from verinet.propagation.planes import fresh_planes, scatter
@@ -234,3 +235,21 @@ def test_a_dropped_rounding_charge_is_noticed() -> None:
 
 def _no_lines() -> Relaxation:
     return Relaxation({})
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("activation", ("Relu", "Sigmoid", "Sin", "Gelu"))
+@settings(max_examples=6)
+@given(seed=SEEDS, radius=RADII)
+def test_forward_planes_enclose_samples(activation: str, structure: str, seed: int, radius: float) -> None:
+    graph = random_graph(seed, activation, structure, depth=2)
+    lower, upper = random_boxes(seed, 2, radius)
+    forward = ForwardPass(graph, torch.tensor([0, 2]), (lower, upper))
+    points = samples(lower, upper, seed, 120)
+    values = graph.forward_all(points.reshape(-1, 3))
+    shapes = {v: graph.nodes[v].shape for v in range(1, len(graph.nodes))}
+    planes = forward.stale(tuple(shapes)).concretize(lower, upper, shapes)
+    for position, shape in shapes.items():
+        value = values[position].reshape(120, 2, *shape)
+        for low, high in (forward.values[position], planes[position]):
+            assert _exceeds(low, value) <= 0 and _exceeds(-high, -value) <= 0

@@ -50,7 +50,10 @@ class InputOp(Op):
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One operation. `inputs` are positions of earlier nodes; `shape` has no leading batch axis; `name` is for people."""
+    """One operation. `inputs` are positions of earlier nodes; `shape` has no leading batch axis.
+
+    `name` is for people.
+    """
 
     op: Op
     inputs: tuple[int, ...]

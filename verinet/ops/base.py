@@ -1,8 +1,8 @@
 """The two kinds of operators: linear ones, and nonlinear ones that are replaced by lines.
 
-Words used everywhere: `rows` are coefficient tensors of linear functionals of a node, (rows, *shape); only *lower* bounds
-of functionals are propagated (an upper bound is the row with the opposite sign). `lines` are the per-entry affine
-lower and upper bounds of a nonlinear node.
+Words used everywhere: `rows` are coefficient tensors of linear functionals of a node, (rows, *shape); only *lower*
+bounds of functionals are propagated (an upper bound is the row with the opposite sign). `lines` are the per-entry
+affine lower and upper bounds of a nonlinear node.
 """
 
 from __future__ import annotations
@@ -110,6 +110,17 @@ class NonlinearOp(Op):
     ) -> tuple[Tensor, ...]:
         """Back into the box or simplex in which multipliers are useful."""
 
+    def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
+        """(lower slopes per input, lower offset, upper slopes per input, upper offset), entry by entry.
+
+        None where an output entry depends on several entries of one input.
+        """
+        return None
+
+    def aligned(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Inputs with any leading axes, shaped so that they broadcast entry by entry against the output."""
+        return tensors
+
     def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hand looseness of the output entries, (lead..., *out), on to the entries of each input."""
         return tuple(amount for _ in lowers)
@@ -117,7 +128,10 @@ class NonlinearOp(Op):
     def looseness(
         self, rows: Tensor, lines: Lines, lowers: Sequence[Tensor], uppers: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Per input entry: |coefficient| times the gap between the lines at the middle of the box. A score, no bound."""
+        """Per input entry: |coefficient| times the gap between the lines at the middle of the box.
+
+        A score, no bound. `rows` is (lead..., *out); one tensor (lead..., *in) per input.
+        """
         middle = [(lo + hi) * 0.5 for lo, hi in zip(lowers, uppers, strict=True)]
         one = rows.new_ones(())
         gap = self.push(-one, lines, *middle) - self.push(one, lines, *middle)

@@ -120,6 +120,10 @@ class Elementwise(NonlinearOp):
             result[side] = scalar_slopes.chord(function, lower, upper).expand_as(result[side])
         return tuple(result)
 
+    def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
+        """One slope per side; see the base class."""
+        return lines[0:1], lines[1], lines[2:3], lines[3]
+
     def branch_points(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Candidate split points of the input along a new last axis; see `scalar_slopes.branch_points`."""
         return scalar_slopes.branch_points(self.function, lower, upper)

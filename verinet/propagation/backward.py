@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verinet.ir.graph import Graph, total
 from verinet.numerics.rounding import gamma, tiny, unit_roundoff
-from verinet.ops.base import Lines, LinearOp, NonlinearOp
+from verinet.ops.base import LinearOp, Lines, NonlinearOp
 from verinet.propagation.interval import Interval
 from verinet.propagation.rows import RowMap
 
@@ -93,7 +93,9 @@ class Backward:
             spread = node.op.magnitude(*(self._magnitudes[i].unsqueeze(0) for i in node.inputs))[0]
             offset = node.op.bias()
             spread = spread if offset is None else spread + offset.abs()
-            local = spread.expand(node.shape) * (2 * gamma(node.op.terms(shapes, node.shape) + total(node.shape), self.dtype))
+            local = spread.expand(node.shape) * (
+                2 * gamma(node.op.terms(shapes, node.shape) + total(node.shape), self.dtype)
+            )
             charge = local if charge is None else charge + local
         elif isinstance(node.op, LinearOp):
             local = size * (2 * gamma(4 + _copies(graph, position), self.dtype))
@@ -187,7 +189,9 @@ class Backward:
             offset, size = pulled.offset.reshape(-1), pulled.magnitude.reshape(-1)
         constant += offset
         # The offsets' own sum and its addition to the running constant.
-        error += size * gamma(total(node.shape) + 8, self.dtype) + constant.detach().abs() * (4 * unit_roundoff(self.dtype))
+        error += size * gamma(total(node.shape) + 8, self.dtype) + constant.detach().abs() * (
+            4 * unit_roundoff(self.dtype)
+        )
         return parts
 
     def _add_splits(
@@ -207,15 +211,24 @@ class Backward:
         return flat.reshape(current.shape)
 
     def concretize(self, bound: InputRows, owners: RowMap, lower: Tensor, upper: Tensor) -> Tensor:
-        """Least value of each row over its domain's box, rounding charged. Boxes are (domains, inputs)."""
+        """Least value (rows,) of each row over its domain's box, rounding charged. Boxes are (domains, inputs).
+
+        Minus infinity where the arithmetic overflows.
+        """
         coefficients = owners.fold(bound.coefficients)
         low, high = owners.spread(lower), owners.spread(upper)
         value = torch.where(coefficients >= 0, coefficients * low, coefficients * high).sum(-1).reshape(-1)
         size = bound.coefficients.abs() @ self._magnitudes[0]
         dtype = self.dtype
-        return value + bound.constant - size * gamma(self.graph.input_size + 8, dtype) - value.abs() * 4 * unit_roundoff(
-            dtype
-        ) - bound.constant.abs() * (4 * unit_roundoff(dtype))
+        least = (
+            value
+            + bound.constant
+            - size * gamma(self.graph.input_size + 8, dtype)
+            - value.abs() * 4 * unit_roundoff(dtype)
+            - bound.constant.abs() * (4 * unit_roundoff(dtype))
+        )
+        # An overflow ends here as a NaN, for which every comparison is false: it could pass for "not open".
+        return torch.where(least.isnan(), torch.full_like(least, -torch.inf), least)
 
     def corner(self, bound: InputRows, owners: RowMap, lower: Tensor, upper: Tensor) -> Tensor:
         """The input at which `concretize` attains its value, (rows, inputs)."""

@@ -14,9 +14,7 @@ from verinet.ops.base import LinearOp, NonlinearOp
 Interval = tuple[Tensor, Tensor]
 
 
-def linear_interval(
-    op: LinearOp, inputs: Sequence[Interval], shapes: Sequence[Shape], out: Shape
-) -> Interval:
+def linear_interval(op: LinearOp, inputs: Sequence[Interval], shapes: Sequence[Shape], out: Shape) -> Interval:
     """Bounds of a linear operator: L c +- |L| r, widened by gamma(terms) times |L| (|c| + r) + |b|."""
     if op.moves_only:
         return op.forward(*(lo for lo, _ in inputs)), op.forward(*(hi for _, hi in inputs))
@@ -51,7 +49,9 @@ def _known(value: Interval | None) -> Interval:
     return value
 
 
-def interval_pass(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None) -> list[Interval]:
+def interval_pass(
+    graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None
+) -> list[Interval]:
     """Bounds of every node over the boxes (batch, inputs), intersected with `known` ones."""
     values: list[Interval | None] = [(lower, upper)]
     for position in range(1, len(graph.nodes)):

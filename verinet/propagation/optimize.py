@@ -1,7 +1,7 @@
 """Optimisation of the multipliers of a set of rows, with closed-form gradients and no autograd tape.
 
-For fixed domains the bound is a concave, piecewise smooth function of slopes, split multipliers and the rest, and by the
-envelope theorem its gradient is read off one relaxed forward pass from the concretising corner (bound_propagation
+For fixed domains the bound is a concave, piecewise smooth function of slopes, split multipliers and the rest, and by
+the envelope theorem its gradient is read off one relaxed forward pass from the concretising corner (bound_propagation
 note, sections 2.1 and 3). Every iterate is a valid bound, so the best one seen is kept.
 """
 
@@ -46,7 +46,10 @@ class Step:
 
 @dataclass(slots=True)
 class Optimized:
-    """Best bounds (rows,), the functional of the best iterate and its multipliers, the relaxed point of the last pass."""
+    """Best bounds (rows,), the functional of the best iterate, its multipliers and its betas (k,) per split node.
+
+    `values` (rows, *shape) per node, `corner` (rows, inputs) and `relaxation` belong to the last pass only.
+    """
 
     bound: Tensor
     inputs: InputRows

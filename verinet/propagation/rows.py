@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class RowMap:
-    """Row r belongs to domain `domain[r]`. Regular maps (`per_domain` consecutive rows each) broadcast, ragged ones gather."""
+    """Row r belongs to domain `domain[r]`.
+
+    Regular maps (`per_domain` consecutive rows each) broadcast, ragged ones gather.
+    """
 
     domain: Tensor  # (rows,) int64, ascending
     domains: int

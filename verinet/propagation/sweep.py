@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verinet.ir.graph import Graph, total
 from verinet.numerics.memory import out_of_memory, release
-from verinet.ops.base import Lines, LinearOp, NonlinearOp
+from verinet.ops.base import LinearOp, Lines, NonlinearOp
 from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward, InputRows, Relaxation
 from verinet.propagation.interval import Interval, interval_pass, node_interval
@@ -42,7 +42,7 @@ class SweepOptions:
 
     rows: bool = True
     step: Step | None = None  # optimise slopes of rows that stay undecided
-    memory: int = 64 << 20  # bytes of the largest coefficient tensor of one chunk
+    memory: int = 4 << 20  # bytes of the largest coefficient tensor of one chunk
     deadline: Callable[[], bool] | None = None  # True when time is over: fall back to what is there
 
 
@@ -204,9 +204,7 @@ def build_backward(graph: Graph, lower: Tensor, upper: Tensor) -> Backward:
     return Backward(graph, ranges(graph, lower.unsqueeze(0), upper.unsqueeze(0)))
 
 
-def ranges(
-    graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None
-) -> list[Interval]:
+def ranges(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None) -> list[Interval]:
     """Bounds of every node; where plain intervals leave a function's domain, rows are tried for its inputs.
 
     Raises `DomainError` when they leave it all the same.

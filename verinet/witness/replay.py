@@ -54,6 +54,7 @@ class Replayer:
         self._model, self._spec, self._prop = model, spec, prop
         self._sessions: tuple[Any, Any] | None = None
         self._formula: ExactProperty | None = None
+        self._boxes: tuple[Floats, Floats] | None = None
 
     def __call__(self, candidate: Floats, clause: int | None = None) -> ReplayResult:
         """Replay a flat float64 input. `clause` is the disjunct it was found for; else the nearest box is used."""
@@ -101,10 +102,15 @@ class Replayer:
         return Grid.of(self._model.input_shapes, self._model.input_dtypes)
 
     def _box_of(self, candidate: Floats, clause: int | None) -> int:
-        if clause is not None:
-            return self._prop.clauses[clause].box
-        distances = [np.maximum(b.lower - candidate, candidate - b.upper).max(initial=0.0) for b in self._prop.boxes]
-        return int(np.argmin(distances))
+        return self.nearest_box(candidate) if clause is None else self._prop.clauses[clause].box
+
+    def nearest_box(self, candidate: Floats) -> int:
+        """Position of the property's box that is nearest to a point (inputs,), in the maximum norm."""
+        if self._boxes is None:
+            boxes = self._prop.boxes
+            self._boxes = np.stack([b.lower for b in boxes]), np.stack([b.upper for b in boxes])
+        lower, upper = self._boxes
+        return int(np.maximum(lower - candidate, candidate - upper).max(axis=1, initial=0.0).argmin())
 
 
 def replay(model: Model, spec: str | Path | None, prop: Property, candidate: Floats) -> ReplayResult:

@@ -133,3 +133,9 @@ class Product(NonlinearOp):
 
     def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return _unbroadcast(amount, self.left, self.rank), _unbroadcast(amount, self.right, self.rank)
+
+    def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
+        return lines[0:2], lines[2], lines[3:5], lines[5]
+
+    def aligned(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self._align(tensors)

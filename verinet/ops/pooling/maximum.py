@@ -20,7 +20,7 @@ class MaxLast(NonlinearOp):
     y - sum_i s_i x_i <= max_i (u_i - s_i (u_i - l_i)) - sum_i s_i l_i, because for the index that attains the maximum
     the others are best at their lower ends. s_i = (u_i - t)+ / (u_i - l_i) for a threshold t >= max_i l_i gives the
     tight family; both intercepts are evaluated for the rounded slopes.
-    Multipliers: (w, t). Lines: (w, lower_offset, s, upper_offset, share_lower, share_upper).
+    Multipliers: (w, t). Lines: (w, lower_offset, s, upper_offset, 1 / width of active entries, l / width).
     """
 
     kind: ClassVar[str] = "Max"
@@ -35,8 +35,7 @@ class MaxLast(NonlinearOp):
     def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         low, high = lowers[0], uppers[0]
         alive = high > low.amax(-1, keepdim=True)
-        several = (alive.sum(-1, keepdim=True) > 1) | (high.amax(-1, keepdim=True) > low.amax(-1, keepdim=True))
-        return (alive & several & (alive.sum(-1, keepdim=True) > 1),)
+        return (alive & (alive.sum(-1, keepdim=True) > 1),)
 
     def multipliers(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         low, high = lowers[0], uppers[0]
@@ -57,12 +56,15 @@ class MaxLast(NonlinearOp):
         weights, threshold = multipliers if multipliers is not None else self.multipliers(lowers, uppers)
         eps = torch.finfo(low.dtype).eps
         size = torch.maximum(low.abs(), high.abs()).amax(-1)
+        weights = weights.clamp(min=0)  # below the maximum for weights >= 0 only
         total = weights.sum(-1)
-        exact = (weights == 1).any(-1) & (total == 1)
+        exact = ((weights == 0) | (weights == 1)).all(-1) & (total == 1)
         drift = torch.where(exact, 0.0, ((1 - total).abs() + 2 * low.shape[-1] * eps) * size)
         width = high - low
         above = (high - threshold.unsqueeze(-1)).clamp(min=0)
-        slopes = torch.where(width > 0, above / torch.where(width > 0, width, 1.0), (above > 0).to(low.dtype)).clamp(max=1)
+        slopes = torch.where(width > 0, above / torch.where(width > 0, width, 1.0), (above > 0).to(low.dtype)).clamp(
+            max=1
+        )
         peak = (high - slopes * width).amax(-1)
         foot = (slopes * low).sum(-1)
         slack = (low.shape[-1] + 8) * eps * (size + (slopes * low.abs()).sum(-1))
