@@ -3,7 +3,7 @@
     python models/find_witnesses.py
 
 The search shares no code with the verifier: it climbs along corners of the box, running the network in ONNX Runtime.
-An `unsat` is never written here; those rows are entered by hand when two independent tools agree.
+An `unsat` is never written here; those rows are entered by hand (README.md says on what grounds).
 """
 
 from __future__ import annotations

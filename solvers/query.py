@@ -116,7 +116,7 @@ class Clock:
 
 
 def clause_table(prop: Property, device: torch.device) -> ClauseTable:
-    """Dense float64 rows of a property, sorted by box."""
+    """Dense float64 rows of a property, sorted by box. Raises `PropertyError` for too many rows or for NaN."""
     order = sorted(range(len(prop.clauses)), key=lambda i: prop.clauses[i].box)
     total = sum(len(prop.clauses[i].rows) for i in order)
     if total * prop.outputs > MAX_DENSE_ROWS:
@@ -133,6 +133,8 @@ def clause_table(prop: Property, device: torch.device) -> ClauseTable:
     for position in order:
         item = prop.clauses[position]
         rows, count = item.rows, len(item.rows)
+        if not np.isfinite(rows.values).all() or np.isnan(rows.bounds).any():
+            raise PropertyError("a row of the property has a weight or a bound that is not a number", where=prop.name)
         part = slice(cursor, cursor + count)
         lengths = np.diff(rows.starts)
         np.add.at(weights, (np.repeat(np.arange(cursor, cursor + count), lengths), rows.columns), rows.values)

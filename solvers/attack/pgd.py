@@ -84,7 +84,7 @@ class Attack:
         for _ in range(plan.steps):
             if clock.over():
                 return False
-            point = x.to(dtype).requires_grad_(True)
+            point = x.to(dtype, copy=True).requires_grad_(True)
             value = slack(self.graph.forward(point))
             hit = value.detach() <= 0
             if bool(hit.any()) and self._try(x[hit], box[hit], offer):

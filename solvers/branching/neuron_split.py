@@ -1,8 +1,8 @@
 """Branch-and-bound over the inputs of nonlinear neurons, with split multipliers.
 
-A domain is one clause on one box plus split literals sign * (z_j - p) >= 0. Its literals clip the neuron's interval (and
-what follows from it forward) and enter the final rows as multipliers beta (Wang et al. 2021; for any point p, Shi et
-al. 2025). Slopes and betas are inherited from the parent.
+A domain is one clause on one box plus split literals sign * (z_j - p) >= 0. Its literals clip the neuron's interval
+(and what follows from it forward) and enter the final rows as multipliers beta (Wang et al. 2021; for any point p, Shi
+et al. 2025). Slopes and betas are inherited from the parent.
 """
 
 from __future__ import annotations

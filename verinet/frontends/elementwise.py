@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 
 
 def scalar_function(op: str, attributes: Mapping[str, Any]) -> ScalarFunction | None:
-    """The registered function of an ONNX operator, or None."""
+    """The registered function of an ONNX operator, or None.
+
+    The attribute "deviation" says by how much the node may differ from the function (see `ScalarFunction`).
+    """
+    from dataclasses import replace
+
     from verinet.ops.activations import find
 
-    return find(op, attributes)
+    own = {name: value for name, value in attributes.items() if name != "deviation"}
+    function, deviation = find(op, own), float(attributes.get("deviation", 0.0))
+    if function is None or deviation == 0.0:
+        return function
+    return replace(function, deviation=deviation, hinge=None)
 
 
 def apply(call: Call, function: ScalarFunction, x: Variable) -> Variable:

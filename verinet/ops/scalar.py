@@ -53,7 +53,14 @@ class Elementwise(NonlinearOp):
     def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         if self._hinge is not None:
             return self._hinge.interval(lowers[0], uppers[0])
-        return scalar_lines.interval(self.function, lowers[0], uppers[0])
+        low, high = scalar_lines.interval(self.function, lowers[0], uppers[0])
+        if self.function.deviation:
+            low, high = low - self._slack(low, high), high + self._slack(low, high)
+        return low, high
+
+    def _slack(self, low: Tensor, high: Tensor) -> Tensor:
+        """What the node may differ from the function whose bounds are `low` and `high`."""
+        return (1 + torch.maximum(low.abs(), high.abs())) * (self.function.deviation * 1.001)
 
     def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._hinge is not None:
@@ -88,6 +95,9 @@ class Elementwise(NonlinearOp):
             touches.append(touch)
         if not bool((torch.isfinite(result[1]) & torch.isfinite(result[3])).all()):
             raise DomainError(function.name)
+        if function.deviation:
+            slack = self._slack(*scalar_lines.interval(function, lower, upper))
+            result[1], result[3] = result[1] - slack, result[3] + slack
         return *result, *touches
 
     def pull(self, rows: Tensor, lines: Lines) -> Pulled:

@@ -123,6 +123,8 @@ class ScalarFunction:
     hinge: tuple[float, float] | None = None
     """(n, p) if f(x) = n x for x < 0 and p x for x >= 0 with n <= p, both exact in float32: the fast path."""
     parameters: tuple[Tensor, ...] = ()
+    deviation: float = 0.0
+    """The node may differ from f by `deviation` * (1 + |f|): it was recognised from parts with rounded constants."""
 
     def at(self, x: Tensor) -> Tensor:
         """f(x) as computed."""

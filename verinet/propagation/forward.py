@@ -86,7 +86,7 @@ class ForwardPass:
         return (columns.abs() * self._column(self._size, columns.dim())).sum(1)
 
     def _linear(self, position: int, op: LinearOp) -> Pair:
-        """W+ L + W- U = W (L + U) / 2 - |W| (U - L) / 2, and mirrored; the coefficients' rounding goes to the constant."""
+        """W+ L + W- U = W (L + U) / 2 - |W| (U - L) / 2, and mirrored; rounding of coefficients goes to the constant."""
         node = self.graph.nodes[position]
         inputs = [self.planes[i] for i in node.inputs]
         if op.moves_only:
@@ -112,7 +112,8 @@ class ForwardPass:
     @staticmethod
     def _apply(op: LinearOp, inputs: Sequence[Tensor]) -> Tensor:
         domains, columns = inputs[0].shape[:2]
-        return op.linear(*(t.flatten(0, 1) for t in inputs)).unflatten(0, (domains, columns))
+        value: Tensor = op.linear(*(t.flatten(0, 1) for t in inputs))
+        return value.reshape(domains, columns, *value.shape[1:])
 
     def _nonlinear(self, position: int, op: NonlinearOp) -> Pair:
         node = self.graph.nodes[position]
@@ -122,7 +123,10 @@ class ForwardPass:
         slopes = op.slopes(op.lines(lowers, uppers))
         if slopes is None:
             return self._constant(low, high)
-        aligned = [op.aligned([p.lower for p in self._inputs(node.inputs)]), op.aligned([p.upper for p in self._inputs(node.inputs)])]
+        aligned = [
+            op.aligned([p.lower for p in self._inputs(node.inputs)]),
+            op.aligned([p.upper for p in self._inputs(node.inputs)]),
+        ]
         below = self._combine(slopes[0], slopes[1], (aligned[0], aligned[1]), -1)
         above = self._combine(slopes[2], slopes[3], (aligned[1], aligned[0]), 1)
         return Pair(below, above)

@@ -52,11 +52,11 @@ def _known(value: Interval | None) -> Interval:
 def interval_pass(
     graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None
 ) -> list[Interval]:
-    """Bounds of every node over the boxes (batch, inputs), intersected with `known` ones."""
+    """Bounds (batch, *shape) of every node over the boxes (batch, inputs), intersected with `known` ones."""
     values: list[Interval | None] = [(lower, upper)]
     for position in range(1, len(graph.nodes)):
         low, high = node_interval(graph, position, values)
         if known is not None and position in known:
-            low, high = torch.maximum(low, known[position][0]), torch.minimum(high, known[position][1])
+            low, high = torch.fmax(low, known[position][0]), torch.fmin(high, known[position][1])  # a NaN gives way
         values.append((low, high))
     return [_known(v) for v in values]

@@ -77,3 +77,19 @@ def test_values_and_slopes_are_as_accurate_as_promised(
                     mp.nstr(truth, 20),
                     float(abs(slope - truth) / eps / (1 + abs(truth))),
                 )
+
+
+def test_a_deviation_widens_bounds_and_lines() -> None:
+    from dataclasses import replace
+
+    from verinet.ops.activations import find
+    from verinet.ops.scalar import Elementwise
+
+    function = find("Gelu", {})
+    assert function is not None
+    low, high = torch.tensor([[-3.0, -0.5]]).double(), torch.tensor([[2.0, 40.0]]).double()
+    exact, loose = Elementwise(function, 1), Elementwise(replace(function, deviation=1e-6), 1)
+    (a, b), (c, d) = exact.interval([low], [high]), loose.interval([low], [high])
+    assert bool((c <= a - 1e-6).all()) and bool((d >= b + 1e-6 * (1 + b.abs())).all())
+    tight, wide = exact.lines([low], [high]), loose.lines([low], [high])
+    assert bool((wide[1] <= tight[1] - 1e-6).all()) and bool((wide[3] >= tight[3] + 1e-6 * (1 + b.abs())).all())
