@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
+from torch import Tensor
 from verinet.solvers.branching.input_split import InputSplit
 from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
@@ -16,6 +17,8 @@ from verinet.solvers.root import Root
 
 from verinet.ops.scalar import DomainError
 from verinet.propagation.sweep import build_backward
+
+MAX_KINDS = 32  # more groups of boxes than this would make batches too small
 
 
 class Arm(Protocol):
@@ -57,26 +60,48 @@ class Meter:
 
 
 class InputArm:
-    """Input splitting on all boxes."""
+    """Input splitting on all boxes, one group of boxes that vary along the same axes after the other."""
 
     name = "input-split"
 
     def __init__(self, query: Query, offer: Offer, report: Report) -> None:
         self._query, self._offer, self._report = query, offer, report
+        self._waiting = groups_by_axes(query)
+        self._total = query.boxes
+        self._boxes_left = query.boxes
         self._search: InputSplit | None = None
+        self._domains = self._closed = 0
 
     def run(self, clock: Clock) -> Outcome:
-        try:
-            if self._search is None:
-                backward = build_backward(self._query.graph, self._query.lower.amin(0), self._query.upper.amax(0))
-                self._search = InputSplit(self._query, backward)
-            return self._search.run(clock, self._offer, self._report)
-        except DomainError:
-            return Outcome(End.STALLED, None, 0, 0, self._query.boxes)
+        while True:
+            try:
+                outcome = self._step(clock)
+            except DomainError:
+                return Outcome(End.STALLED, None, self._domains, self._closed, self._boxes_left)
+            if outcome is not None:
+                return outcome
+
+    def _step(self, clock: Clock) -> Outcome | None:
+        """Run the current group; None when it is closed and another one waits."""
+        if self._search is None:
+            query = self._waiting.pop()
+            backward = build_backward(query.graph, query.lower.amin(0), query.upper.amax(0))
+            self._search = InputSplit(query, backward)
+        search = self._search
+        outcome = search.run(clock, self._offer, self._report)
+        done, closed = self._domains + outcome.domains, self._closed + outcome.closed
+        if outcome.end is not End.CLOSED or not self._waiting:
+            waiting = sum(q.boxes for q in self._waiting)
+            return Outcome(outcome.end, outcome.bound, done, closed, outcome.open + waiting)
+        self._domains, self._closed = done, closed
+        self._boxes_left -= search.query.boxes
+        self._search = None
+        return None
 
     @property
     def closed_mass(self) -> float:
-        return self._search.closed_mass if self._search is not None else 0.0
+        inside = 0.0 if self._search is None else self._search.closed_mass * self._search.query.boxes
+        return (self._total - self._boxes_left + inside) / self._total
 
 
 class NeuronArm:
@@ -149,15 +174,33 @@ class NeuronArm:
 def single_boxes(query: Query) -> Iterator[Query]:
     """One query per box."""
     for box in range(query.boxes):
-        first, last = int(query.table.starts[box]), int(query.table.starts[box + 1])
-        table = query.table
-        part = ClauseTable(
-            table.weights[first:last],
-            table.bounds[first:last],
-            table.strict[first:last],
-            table.weight_error,
-            table.clause[first:last],
-            torch.tensor([0, last - first], device=table.starts.device),
-            table.clauses[box : box + 1],
-        )
-        yield replace(query, lower=query.lower[box : box + 1], upper=query.upper[box : box + 1], table=part)
+        yield select_boxes(query, torch.tensor([box], device=query.lower.device))
+
+
+def select_boxes(query: Query, boxes: Tensor) -> Query:
+    """The query on some of its boxes (numbers in ascending order)."""
+    table = query.table
+    counts = (table.starts[boxes + 1] - table.starts[boxes]).cpu()
+    pieces = [torch.arange(int(table.starts[b]), int(table.starts[b + 1])) for b in boxes.tolist()]
+    rows = torch.cat(pieces).to(boxes.device)
+    part = ClauseTable(
+        table.weights[rows],
+        table.bounds[rows],
+        table.strict[rows],
+        table.weight_error,
+        table.clause[rows],
+        torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(boxes.device),
+        table.clauses[boxes],
+    )
+    return replace(query, lower=query.lower[boxes], upper=query.upper[boxes], table=part)
+
+
+def groups_by_axes(query: Query) -> list[Query]:
+    """Queries whose boxes vary along the same inputs, largest last; the query itself where there are many kinds."""
+    width = query.upper - query.lower
+    size = torch.maximum(query.lower.abs(), query.upper.abs()).clamp(min=1e-6)
+    kinds, member = (width > 1e-9 * size).unique(dim=0, return_inverse=True)
+    if not 1 < len(kinds) <= MAX_KINDS:
+        return [query]
+    groups = [select_boxes(query, (member == kind).nonzero().squeeze(1)) for kind in range(len(kinds))]
+    return sorted(groups, key=lambda q: q.boxes)

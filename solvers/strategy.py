@@ -14,6 +14,7 @@ from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
 
 INPUT_SPLIT_AXES = 64  # above this many perturbed inputs halving boxes cannot work
+MANY_BOXES = 64  # with more boxes neurons are split only when splitting inputs has ended without an answer
 FIRST_SLICE = 1.0  # seconds
 EVERY = 4  # the runner-up gets one slice in so many
 
@@ -69,6 +70,8 @@ class Strategy:
                 return self._finish(outcome, outcome.end)
             if outcome.end is not End.TIME:
                 meters.remove(chosen)
+                if not meters and chosen.arm.name == InputArm.name and self._nonlinear:
+                    meters.append(Meter(NeuronArm(self.query, self.offer, self.report)))
                 if not meters:
                     return self._finish(outcome, outcome.end)
             turn += 1
@@ -86,13 +89,16 @@ class Strategy:
     def _head_start(self) -> float:
         return 8 * FIRST_SLICE if effective_axes(self.query) <= 10 or self.query.boxes > 8 else 2 * FIRST_SLICE
 
+    @property
+    def _nonlinear(self) -> bool:
+        return any(isinstance(n.op, NonlinearOp) for n in self.query.graph.nodes)
+
     def _arms(self) -> list[InputArm | NeuronArm]:
         axes = effective_axes(self.query)
-        nonlinear = any(isinstance(n.op, NonlinearOp) for n in self.query.graph.nodes)
         arms: list[InputArm | NeuronArm] = []
-        if axes <= INPUT_SPLIT_AXES or not nonlinear:
+        if axes <= INPUT_SPLIT_AXES or not self._nonlinear:
             arms.append(InputArm(self.query, self.offer, self.report))
-        if nonlinear:
+        if self._nonlinear and (not arms or self.query.boxes <= MANY_BOXES):
             arms.append(NeuronArm(self.query, self.offer, self.report))
         return arms
 

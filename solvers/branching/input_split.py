@@ -7,8 +7,6 @@ closed for good.
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass
 
 import torch
@@ -66,36 +64,44 @@ class Bounded:
     batch_owners: RowMap
 
 
-class RowChoice:
-    """Whether backward rows inside the network pay, by measurement.
+FORWARD_BYTES = 3 << 20
+SMALL_GAIN = (
+    2.0  # rows have to narrow intervals by more than this factor: seen are 1.3 where they are no use, 4 where they are
+)
 
-    Rows shrink the open gap by some factor at some cost; so does halving boxes that are bounded by forward planes.
-    What shrinks the logarithm of the gap faster per second is used; both are measured again now and then.
+
+class RowChoice:
+    """Whether backward rows inside the network pay where boxes are already bounded by forward planes.
+
+    Measured on the last layer: rows that hardly narrow its intervals are left out, and tried again after 2, 4, 8, ...
+    batches. The margins themselves say nothing as long as boxes are wide.
     """
 
-    def __init__(self, axes: int) -> None:
+    def __init__(self) -> None:
         self.rows = True
-        self._axes = max(1, axes)
         self._turn = 0
-        self._forward_seconds = 0.0
+        self._testing = False
 
-    def forward(self, margin: Tensor, seconds: float) -> None:
-        """A batch was bounded by forward planes, at `seconds` per domain."""
+    def forward(self) -> None:
+        """A batch was bounded by forward planes."""
         self._turn += 1
-        self._forward_seconds = seconds
+        self._testing = True
 
     def wants_rows(self) -> bool:
-        """Use rows, or try them again (turns 1, 2, 4, 8, ...)."""
+        """Use rows, or try them again."""
         return self.rows or self._turn & (self._turn - 1) == 0
 
-    def by_rows(self, before: Tensor, after: Tensor, seconds: float) -> None:
-        """A batch went from margins `before` (forward planes) to `after` by rows, at `seconds` per domain."""
-        if not self._forward_seconds or not before.numel() or not bool(torch.isfinite(before).all()):
+    def about_to_test(self) -> bool:
+        """True if the next batch may only serve to compare both ways."""
+        return (self._turn + 1) & self._turn == 0
+
+    def by_rows(self, before: Interval, after: Interval) -> None:
+        """The last layer's intervals before (forward planes) and after rows."""
+        if not self._testing:
             return
-        gain = (before.abs().clamp(min=1e-12) / after.abs().clamp(min=1e-12)).log().clamp(min=0).mean()
-        halving = math.log(2.0) / self._axes / (2 * self._forward_seconds)
-        self.rows = float(gain) / max(seconds, 1e-9) > halving
-        self._forward_seconds = 0.0
+        wide, narrow = float((before[1] - before[0]).mean()), float((after[1] - after[0]).mean())
+        self.rows = wide > SMALL_GAIN * max(narrow, 1e-300)
+        self._testing = False
 
 
 class InputSplit:
@@ -119,11 +125,14 @@ class InputSplit:
         self.stack: list[Chunk] = [Chunk(query.lower, query.upper, number, margin, mass)]
         self.closed = self.made = 0
         self.worst: float | None = None
-        self.choice = RowChoice(int(((query.upper - query.lower)[:, self.axes] > 0).sum(1).max()) if query.boxes else 1)
+        self.choice = RowChoice()
         self.use_planes = self._entries * max(1, self.axes.numel()) * 16 * min(batch, 64) < (1 << 30)
         per_domain = self._entries * max(1, self.axes.numel()) * 16
         if self.use_planes and per_domain:
             self.batch = max(16, min(batch, (256 << 20) // per_domain))
+        if self.axes.numel() <= FORWARD_AXES:
+            widest = max(total(n.shape) for n in query.graph.nodes) * (self.axes.numel() + 1) * 16
+            self.batch = max(16, min(self.batch, FORWARD_BYTES // widest))  # planes of one layer stay in the cache
 
     def _exact_planes(self, position: int) -> Tensor:
         """|coefficients| (entries, axes) of a node that is affine in the input."""
@@ -167,7 +176,7 @@ class InputSplit:
     def _next(self) -> Chunk:
         """Domains from the top of the stack, up to one batch."""
         parts: list[Chunk] = []
-        room = self.batch
+        room = min(self.batch, 64) if self.choice.about_to_test() else self.batch
         while self.stack and room > 0:
             top = self.stack.pop()
             if len(top) > room:
@@ -190,13 +199,12 @@ class InputSplit:
                 return chunk, bounded, None
             stale, known = stale.take(keep), self._kept(layers, keep)
         if self.axes.numel() <= FORWARD_AXES and (stale is None or not self.choice.rows):
-            begin, count = time.monotonic(), len(chunk)
             forward = ForwardPass(self.query.graph, self.axes, (chunk.lower, chunk.upper), known)
             inside = {v: forward.values[v] for v in self._shapes}
             layers = self.sweeper.sweep(chunk.lower, chunk.upper, SweepOptions(rows=False), inside)
             keep, chunk, bounded = self._close(chunk, layers)
             stale = forward.stale(tuple(self._shapes)).take(keep) if self.use_planes else None
-            self.choice.forward(chunk.margin, (time.monotonic() - begin) / count)
+            self.choice.forward()
             if not len(chunk) or not self.choice.wants_rows():
                 return chunk, bounded, stale
             known = self._kept(layers, keep)
@@ -209,7 +217,6 @@ class InputSplit:
         self, chunk: Chunk, known: dict[int, Interval] | None, stale: Planes | None, clock: Clock
     ) -> tuple[Chunk, Bounded, Planes | None]:
         """Backward rows of undecided neurons, then the final rows."""
-        begin, count = time.monotonic(), len(chunk)
         found: list[tuple[int, Tensor, Tensor, InputRows]] = []
 
         def keep_rows(position: int, domain: Tensor, index: Tensor, rows: InputRows) -> None:
@@ -223,9 +230,10 @@ class InputSplit:
             planes = fresh_planes(self.axes, at, len(chunk)) if stale is None else stale
             for position, domain, index, rows in found:
                 scatter(planes, position, (domain, index), rows, (chunk.lower, chunk.upper))
-        before = chunk.margin
+        last = max(self._shapes, default=None)
+        if known is not None and last is not None:
+            self.choice.by_rows(known[last], layers.known[last])
         keep, chunk, bounded = self._close(chunk, layers)
-        self.choice.by_rows(before[keep], chunk.margin, (time.monotonic() - begin) / count)
         return chunk, bounded, planes.take(keep) if planes is not None else None
 
     def _close(self, chunk: Chunk, layers: Layers) -> tuple[Tensor, Chunk, Bounded]:

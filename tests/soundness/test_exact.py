@@ -22,6 +22,7 @@ from verinet.ir.graph import Graph
 from verinet.ops.linear.arithmetic import Add
 from verinet.ops.linear.dense import Dense
 from verinet.ops.scalar import Elementwise
+from verinet.ops.shape.reshape import Reshape
 from verinet.propagation.interval import interval_pass
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
@@ -82,16 +83,20 @@ def _relu(program: _Program, before: list[int], after: list[int], low: Floats, h
 def exact_minimum(graph: Graph, lower: torch.Tensor, upper: torch.Tensor, row: torch.Tensor) -> tuple[float, float]:
     """Least value of row @ y over the box (inputs,): by the program, and as the network has it at its minimiser."""
     program = _Program()
-    bounds = [(lo[0].numpy(), hi[0].numpy()) for lo, hi in interval_pass(graph, lower[None], upper[None])]
+    bounds = [
+        (lo.reshape(-1).numpy(), hi.reshape(-1).numpy()) for lo, hi in interval_pass(graph, lower[None], upper[None])
+    ]
     places = [program.variables(lower.numpy(), upper.numpy())]
     for position, node in enumerate(graph.nodes[1:], start=1):
-        low, high = bounds[position]
-        here = program.variables(low, high)
         sources = [places[i] for i in node.inputs]
+        if isinstance(node.op, Reshape):
+            places.append(sources[0])
+            continue
+        here = program.variables(*bounds[position])
         if isinstance(node.op, Elementwise):
             _relu(program, sources[0], here, *bounds[node.inputs[0]])
         elif isinstance(node.op, Dense):
-            offset = torch.zeros(len(here)) if node.op.offset is None else node.op.offset
+            offset = torch.zeros(len(here)) if node.op.offset is None else node.op.offset.reshape(-1)
             for column, target in enumerate(here):
                 terms = dict(zip(sources[0], node.op.weight[:, column].tolist(), strict=True))
                 program.row({**terms, target: -1.0}, -float(offset[column]), -float(offset[column]))

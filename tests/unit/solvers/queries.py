@@ -31,7 +31,9 @@ def rows(weights: npt.ArrayLike, bounds: npt.ArrayLike, strict: bool = False, er
     return Rows(starts, columns, values, limits.reshape(count), np.full(count, strict), error)
 
 
-def property_of(boxes: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], clauses: Sequence[Clause], outputs: int) -> Property:
+def property_of(
+    boxes: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], clauses: Sequence[Clause], outputs: int
+) -> Property:
     """Boxes (lower, upper) and clauses that name them by position."""
     made = []
     for lower, upper in boxes:
