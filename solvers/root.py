@@ -8,6 +8,7 @@ from verinet.solvers.branching.neuron_split import ClauseRows, Engines, outward
 from verinet.solvers.branching.outcome import Report
 from verinet.solvers.query import ClauseTable, Clock, Query
 
+from verinet.errors import InternalError
 from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward
 from verinet.propagation.optimize import RowProblem, Step, optimize
@@ -38,6 +39,10 @@ class Root:
                 if rows:  # intervals alone may leave a function's domain; rows must not
                     raise
                 continue
+            if bool(self.layers.infeasible.any()):
+                raise InternalError(
+                    "lower bounds above upper bounds inside the network; please report this model and property"
+                )
             self._tighten_charge()
             open_clauses = self._open(open_clauses, Step(iterations=0 if not rows else 30))
             report("bounds", len(open_clauses), len(_clauses(self.query.table)) - len(open_clauses), self.worst)

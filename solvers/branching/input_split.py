@@ -16,6 +16,7 @@ from verinet.solvers.branching.input_scores import blamed_on_inputs
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.query import Clock, Query
 
+from verinet.errors import InternalError
 from verinet.ir.graph import total
 from verinet.ops.base import NonlinearOp
 from verinet.propagation.backward import Backward, InputRows, Relaxation, Trace
@@ -245,10 +246,10 @@ class InputSplit:
         lower = self.backward.concretize(rows, owners, chunk.lower, chunk.upper)
         margins = self.table.margins(ids, lower, self._output_size)
         domain_margin, _ = self.table.domain_margins(chunk.box, ids, owners, margins)
-        domain_margin = torch.where(layers.infeasible, torch.inf, domain_margin)
+        _no_crossing(layers)
         low, high = clip_boxes(self.table, ids, owners, rows, (chunk.lower, chunk.upper, chunk.box))
         domain_margin = torch.where((low > high).any(1), torch.inf, domain_margin)
-        keep = (domain_margin <= 0).nonzero().squeeze(1)
+        keep = (~(domain_margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
         self.closed += len(chunk) - int(keep.numel())
         kept = Chunk(low[keep], high[keep], chunk.box[keep], domain_margin[keep], chunk.mass[keep])
         per = ids.numel() // max(1, len(chunk)) if owners.per_domain is not None else None
@@ -305,6 +306,12 @@ class InputSplit:
             owner = bounded.owners.domain.unsqueeze(1).expand_as(reach)
             slack = torch.zeros_like(width).scatter_reduce(0, owner, reach, "amax") * width
         return slack + tie * slack.amax(1, keepdim=True) + 1e-30 * tie
+
+
+def _no_crossing(layers: Layers) -> None:
+    """Every box holds real inputs, so bounds that cross mean that one of them is wrong: nothing may be concluded."""
+    if bool(layers.infeasible.any()):
+        raise InternalError("lower bounds above upper bounds inside the network; please report this model and property")
 
 
 def violating(query: Query, outputs: Tensor, boxes: Tensor) -> Tensor:

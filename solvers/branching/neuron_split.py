@@ -117,7 +117,7 @@ class NeuronSplit:
                 return self._outcome(End.TIME)
             leaves = self._next()
             layers, best, owners, margin = self._bound(leaves, clock)
-            keep = (margin <= 0).nonzero().squeeze(1)
+            keep = (~(margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
             self.closed += len(leaves) - int(keep.numel())
             if keep.numel():
                 leaves.margin = margin

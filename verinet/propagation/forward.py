@@ -86,7 +86,7 @@ class ForwardPass:
         return (columns.abs() * self._column(self._size, columns.dim())).sum(1)
 
     def _linear(self, position: int, op: LinearOp) -> Pair:
-        """W+ L + W- U = W (L + U) / 2 - |W| (U - L) / 2, and mirrored; rounding of coefficients goes to the constant."""
+        """W+ L + W- U = W (L + U) / 2 - |W| (U - L) / 2, and mirrored; rounding of coefficients goes to constants."""
         node = self.graph.nodes[position]
         inputs = [self.planes[i] for i in node.inputs]
         if op.moves_only:
