@@ -118,6 +118,12 @@ class NeuronArm:
         self._domains = self._closed = 0
 
     def run(self, clock: Clock) -> Outcome:
+        try:
+            return self._run(clock)
+        except DomainError:
+            return Outcome(End.STALLED, None, self._domains, self._closed, self._left)
+
+    def _run(self, clock: Clock) -> Outcome:
         while True:
             if self._searches:
                 outcome = self._searches[-1].run(clock, self._offer, self._report)
@@ -147,9 +153,9 @@ class NeuronArm:
             if query is None:
                 return Outcome(End.CLOSED, None, max(1, self._domains), max(1, self._closed), 0)
             self._root = Root(query, self._query.clock)
-        try:
-            open_clauses = self._root.bound(self._report)
-        except DomainError:
+        open_clauses = self._root.bound(self._report)
+        if any(clause.count == 0 for clause in open_clauses):
+            # A clause without rows holds for every output: only a witness can settle it.
             return Outcome(End.STALLED, None, self._domains, self._closed, self._left)
         groups: dict[int, list[ClauseRows]] = {}
         for clause in open_clauses:

@@ -89,6 +89,8 @@ class NeuronSplit:
         self._first = torch.tensor([c.first for c in clauses], device=device)
         self.per = clauses[0].count
         self.stack: list[Leaves] = []
+        self.stuck: list[Leaves] = []  # every neuron is decided, and still open
+        self._patient = False
         start = torch.arange(len(clauses), device=device)
         margin = torch.full((len(clauses),), -torch.inf, dtype=query.lower.dtype, device=device)
         mass = torch.full_like(margin, 1.0 / len(clauses))
@@ -103,20 +105,20 @@ class NeuronSplit:
 
     @property
     def open(self) -> int:
-        return sum(len(c) for c in self.stack)
+        return sum(len(c) for c in (*self.stack, *self.stuck))
 
     @property
     def closed_mass(self) -> float:
         """Share of the search tree that is closed, a leaf at depth k counting 2**-k (Knuth 1975)."""
-        return max(0.0, 1.0 - sum(float(c.mass.sum()) for c in self.stack))
+        return max(0.0, 1.0 - sum(float(c.mass.sum()) for c in (*self.stack, *self.stuck)))
 
     def run(self, clock: Clock, offer: Offer, report: Report) -> Outcome:
         """Split until everything is closed, a witness is confirmed, or the clock runs out."""
-        while self.stack:
+        while self.stack or self._be_patient():
             if clock.over():
                 return self._outcome(End.TIME)
             leaves = self._next()
-            layers, best, owners, margin = self._bound(leaves, clock)
+            layers, best, owners, margin = self._bound(leaves)
             keep = (~(margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
             self.closed += len(leaves) - int(keep.numel())
             if keep.numel():
@@ -124,14 +126,21 @@ class NeuronSplit:
                 self.worst = float(margin[keep].min())
                 if self._attack(best, leaves, owners, offer):
                     return self._outcome(End.CANDIDATE)
-                if clock.over():
+                if self.query.clock.over():
                     self.stack.append(leaves.take(keep))
                     return self._outcome(End.TIME)
-                if not self._branch(leaves, layers, best, keep):
-                    self.stack.append(leaves.take(keep))
-                    return self._outcome(End.STALLED)
+                self._branch(leaves, layers, best, keep)
             report("branching", self.open, self.closed, self.worst)
-        return self._outcome(End.CLOSED)
+        return self._outcome(End.STALLED if self.stuck else End.CLOSED)
+
+    def _be_patient(self) -> bool:
+        """Give leaves in which every neuron is decided one more and much longer optimisation."""
+        if self._patient or not self.stuck:
+            return False
+        self._patient = True
+        self.step = Step(iterations=200, rate=0.1, beta_rate=0.2, decay=0.985)
+        self.stack, self.stuck = self.stuck, []
+        return True
 
     def _outcome(self, end: End) -> Outcome:
         return Outcome(end, None if end is End.CLOSED else self.worst, self.made, self.closed, self.open)
@@ -164,17 +173,17 @@ class NeuronSplit:
         within = torch.arange(self.per, device=owners.domain.device).repeat(len(leaves))
         return self._first[leaves.clause][owners.domain] + within
 
-    def sweep(self, leaves: Leaves, clock: Clock | None = None) -> Layers:
+    def sweep(self, leaves: Leaves) -> Layers:
         """Layer bounds of all domains: root bounds, literals, and what follows forward (or by fresh rows)."""
         box = self._box[leaves.clause]
         known = leaves.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._known.items()})
         if not (self.forward_bounds or self.refine):
             return _layers(self._lower[box], self._upper[box], known)
-        options = SweepOptions(rows=self.refine, deadline=clock.over if clock else None)
+        options = SweepOptions(rows=self.refine, deadline=self.query.clock.over)
         return self.sweeper.sweep(self._lower[box], self._upper[box], options, known)
 
-    def _bound(self, leaves: Leaves, clock: Clock) -> tuple[Layers, Optimized, RowMap, Tensor]:
-        layers = self.sweep(leaves, clock)
+    def _bound(self, leaves: Leaves) -> tuple[Layers, Optimized, RowMap, Tensor]:
+        layers = self.sweep(leaves)
         problem, places, ids = self.problem(leaves, layers)
         warm = self._warm(leaves, problem)
         # The search aims a little above the threshold so that the float64 gate rarely disagrees.
@@ -183,7 +192,7 @@ class NeuronSplit:
 
         def finished(bound: Tensor) -> bool:
             clause = self._clause_margin(bound - goal)
-            return bool((clause > 0).all()) or clock.over()
+            return bool((clause > 0).all()) or self.query.clock.over()
 
         step = self.first_step if leaves.warm is None else self.step
         best = optimize(problem, self.backward, step=step, multipliers=warm, finished=finished)
@@ -253,15 +262,18 @@ class NeuronSplit:
         hits = (slack <= 0).all(1)
         return bool(hits.any()) and offer(points[hits][:16].cpu().numpy())
 
-    def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> bool:
+    def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> None:
+        """Split the leaves `keep`; those without a neuron to split are put aside."""
         choice = choose(self, leaves, layers, best, keep)
-        if choice is None:
-            return False
-        survivors = leaves.take(keep)
-        rows = (keep.unsqueeze(1) * self.per + torch.arange(self.per, device=keep.device)).reshape(-1)
+        possible = choice.possible if choice is not None else torch.zeros_like(keep, dtype=torch.bool)
+        if not bool(possible.all()):
+            self.stuck.append(leaves.take(keep[~possible]))
+        if choice is None or not bool(possible.any()):
+            return
+        chosen = keep[possible]
+        rows = (chosen.unsqueeze(1) * self.per + torch.arange(self.per, device=keep.device)).reshape(-1)
         warm = {v: tuple(t[rows].float() for t in m) for v, m in best.multipliers.items()}
-        self.stack.append(children(survivors, choice, warm))
-        return True
+        self.stack.append(children(leaves.take(chosen), choice.take(possible), warm))
 
     def child_bounds(self, leaves: Leaves, warm: Multipliers) -> Tensor:
         """Margins (domains,) by one pass with inherited multipliers: used to re-score split candidates."""

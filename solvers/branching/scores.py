@@ -30,6 +30,11 @@ class Choice:
     node: Tensor  # (domains,) position of the node in the graph
     index: Tensor  # (domains,) flat entry of the node
     point: Tensor  # (domains,)
+    possible: Tensor  # (domains,) False where there is no neuron to split
+
+    def take(self, mask: Tensor) -> Choice:
+        """The choices of some domains."""
+        return Choice(self.node[mask], self.index[mask], self.point[mask], self.possible[mask])
 
 
 def splittable(search: NeuronSplit) -> list[int]:
@@ -39,7 +44,7 @@ def splittable(search: NeuronSplit) -> list[int]:
 
 
 def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> Choice | None:
-    """The best split of every domain in `keep` (kept,); None when no neuron of some domain can be split."""
+    """The best split of every domain in `keep` (kept,); None when no neuron of any domain can be split."""
     problem, _, _ = search.problem(leaves, layers)
     state = _complete(search, problem, best)
     scores, points, nodes, entries = [], [], [], []
@@ -57,7 +62,8 @@ def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized,
     node, entry = torch.cat(nodes), torch.cat(entries)
     width = min(search.candidates, score.shape[1])
     top = score.topk(width, 1)
-    if bool((top.values[:, 0] <= 0).any()):
+    possible = top.values[:, 0] > 0
+    if not bool(possible.any()):
         return None
     pick = (
         top.indices[:, 0]
@@ -65,7 +71,7 @@ def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized,
         else _rescore(search, leaves.take(keep), best, keep, (top.indices, point, node, entry))
     )
     here = torch.arange(keep.numel(), device=keep.device)
-    return Choice(node[pick], entry[pick], point[here, pick])
+    return Choice(node[pick], entry[pick], point[here, pick], possible)
 
 
 def _complete(search: NeuronSplit, problem: RowProblem, best: Optimized) -> Optimized:
@@ -140,7 +146,7 @@ def _rescore(
     values: list[Tensor] = []
     for k in range(top.shape[1]):
         column = top[:, k]
-        both = children(leaves, Choice(node[column], entry[column], point[here, column]), warm)
+        both = children(leaves, Choice(node[column], entry[column], point[here, column], column >= 0), warm)
         margin = search.child_bounds(both, warm).reshape(2, -1)
         gain = torch.minimum(margin - leaves.margin, _cap(leaves.margin))
         values.append(torch.minimum(gain[0], gain[1]) + 0.1 * torch.maximum(gain[0], gain[1]))

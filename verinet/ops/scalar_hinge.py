@@ -64,7 +64,7 @@ class Hinge:
         eps (|s| + max(|n|, |p|)) (u - l) each; four of these are charged.
         """
         low, high = lower.clamp(max=0), upper.clamp(min=0)
-        size, on, some = torch.finfo(lower.dtype), lower >= 0, upper > 0
+        size, on, some = torch.finfo(lower.dtype), lower >= 0, ~(upper <= 0)  # a NaN bound decides nothing
         width = (high - low).clamp(min=size.tiny)
         if self.relu:
             slope = high / width

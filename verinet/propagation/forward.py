@@ -36,7 +36,8 @@ class ForwardPass:
         self.graph, self.axes, self.known = graph, axes, known or {}
         self.lower, self.upper = box
         low, high = self.lower[:, axes], self.upper[:, axes]
-        self._ends = torch.cat([low, torch.ones_like(low[:, :1])], 1), torch.cat([high, torch.ones_like(low[:, :1])], 1)
+        one = self.lower.new_ones(self.lower.shape[0], 1)  # also where no axis varies
+        self._ends = torch.cat([low, one], 1), torch.cat([high, one], 1)
         self._size = torch.maximum(self._ends[0].abs(), self._ends[1].abs())
         self._eps = torch.finfo(low.dtype).eps
         self.planes: list[Pair] = [self._input()]
@@ -73,7 +74,7 @@ class ForwardPass:
         least = least - self._weight(pair.lower) * rate - tiny(least.dtype)
         most = most + self._weight(pair.upper) * rate + tiny(most.dtype)
         if position in self.known:
-            least, most = torch.maximum(least, self.known[position][0]), torch.minimum(most, self.known[position][1])
+            least, most = torch.fmax(least, self.known[position][0]), torch.fmin(most, self.known[position][1])
         return least, most
 
     @staticmethod

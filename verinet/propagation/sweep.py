@@ -97,7 +97,7 @@ class Sweeper:
                 layers.lines[position] = node.op.lines([lo for lo, _ in pairs], [hi for _, hi in pairs])
             low, high = node_interval(self.graph, position, values)
             if known is not None and position in known:
-                low, high = torch.maximum(low, known[position][0]), torch.minimum(high, known[position][1])
+                low, high = torch.fmax(low, known[position][0]), torch.fmin(high, known[position][1])
             if position in self.bounded:
                 low, high = self._refine(position, (low, high), layers, options, found)
                 layers.known[position] = (low, high)
@@ -129,8 +129,8 @@ class Sweeper:
                 release(low.device)
                 size = max(1, size // 2)
                 continue
-            flat_low[here] = torch.maximum(flat_low[here], lows)
-            flat_high[here] = torch.minimum(flat_high[here], highs)
+            flat_low[here] = torch.fmax(flat_low[here], lows)
+            flat_high[here] = torch.fmin(flat_high[here], highs)
             begin += size
             if options.deadline is not None and options.deadline():
                 break
@@ -234,6 +234,6 @@ def _tighten_failing(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int
             known.update({i: layers.known[i] for i in missing})
             return True
         if position in known:
-            low, high = torch.maximum(low, known[position][0]), torch.minimum(high, known[position][1])
+            low, high = torch.fmax(low, known[position][0]), torch.fmin(high, known[position][1])
         values.append((low, high))
     return False
