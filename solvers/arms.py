@@ -12,6 +12,7 @@ from torch import Tensor
 from verinet.solvers.branching.input_split import InputSplit
 from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.conjunction import as_maximum, is_conjunction
 from verinet.solvers.query import ClauseTable, Clock, Query
 from verinet.solvers.root import Root
 
@@ -152,6 +153,7 @@ class NeuronArm:
             query = next(self._waiting, None)
             if query is None:
                 return Outcome(End.CLOSED, None, max(1, self._domains), max(1, self._closed), 0)
+            query = as_maximum(query) if is_conjunction(query) else query
             self._root = Root(query, self._query.clock)
         open_clauses = self._root.bound(self._report)
         if any(clause.count == 0 for clause in open_clauses):
