@@ -1,8 +1,8 @@
 """Clauses of several rows as one: the clause multipliers lambda of bound propagation.
 
-A conjunction `c_j y <= d_j for all j` can be satisfied by nobody iff max_j (c_j y - d_j) > 0. With that maximum as a node
-of the graph, its lower line sum_j lambda_j (c_j y - d_j), lambda on the simplex, is the combined row of the clause (a
-Farkas multiplier of the output polytope; bound_propagation note, section 4.1), and lambda is optimised like any slope.
+Nothing satisfies a conjunction `c_j y <= d_j for all j` iff max_j (c_j y - d_j) > 0 everywhere. With that maximum as a
+node of the graph, its lower line sum_j lambda_j (c_j y - d_j), lambda on the simplex, is the combined row of the clause
+(a Farkas multiplier of the output polytope; bound_propagation note, section 4.1), optimised like any slope.
 """
 
 from __future__ import annotations
