@@ -14,6 +14,7 @@ from torch import Tensor
 from verinet.solvers.branching.clip import clip_boxes
 from verinet.solvers.branching.input_scores import blamed_on_inputs
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.branching.stack import pop_batch
 from verinet.solvers.query import Clock, Query
 
 from verinet.errors import InternalError
@@ -94,7 +95,7 @@ class RowChoice:
 
     def about_to_test(self) -> bool:
         """True if the next batch may only serve to compare both ways."""
-        return (self._turn + 1) & self._turn == 0
+        return self._turn == 0 or (not self.rows and (self._turn + 1) & self._turn == 0)
 
     def by_rows(self, before: Interval, after: Interval) -> None:
         """The last layer's intervals before (forward planes) and after rows."""
@@ -176,15 +177,7 @@ class InputSplit:
 
     def _next(self) -> Chunk:
         """Domains from the top of the stack, up to one batch."""
-        parts: list[Chunk] = []
-        room = min(self.batch, 64) if self.choice.about_to_test() else self.batch
-        while self.stack and room > 0:
-            top = self.stack.pop()
-            if len(top) > room:
-                self.stack.append(top.take(slice(0, len(top) - room)))
-                top = top.take(slice(len(top) - room, None))
-            parts.append(top)
-            room -= len(top)
+        parts = pop_batch(self.stack, min(self.batch, 64) if self.choice.about_to_test() else self.batch)
         self.made += sum(len(p) for p in parts)
         return _join(parts)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.branching.scores import Choice, choose
 from verinet.solvers.branching.splits import Literals
+from verinet.solvers.branching.stack import pop_batch
 from verinet.solvers.query import Clock, Query
 
 from verinet.ops.scalar import Elementwise
@@ -146,15 +147,7 @@ class NeuronSplit:
         return Outcome(end, None if end is End.CLOSED else self.worst, self.made, self.closed, self.open)
 
     def _next(self) -> Leaves:
-        parts: list[Leaves] = []
-        room = self.batch
-        while self.stack and room > 0:
-            top = self.stack.pop()
-            if len(top) > room:
-                self.stack.append(top.take(slice(0, len(top) - room)))
-                top = top.take(slice(len(top) - room, None))
-            parts.append(top)
-            room -= len(top)
+        parts = pop_batch(self.stack, self.batch)
         self.made += sum(len(p) for p in parts)
         return join_leaves(parts, self.per)
 
