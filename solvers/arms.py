@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from verinet.solvers.branching.input_split import InputSplit
+from verinet.solvers.branching.input_split import InputSplit, RowChoice
 from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.conjunction import as_maximum, is_conjunction
@@ -71,6 +71,7 @@ class InputArm:
         self._total = query.boxes
         self._boxes_left = query.boxes
         self._search: InputSplit | None = None
+        self._choice: RowChoice | None = None
         self._domains = self._closed = 0
 
     def run(self, clock: Clock) -> Outcome:
@@ -87,7 +88,9 @@ class InputArm:
         if self._search is None:
             query = self._waiting.pop()
             backward = build_backward(query.graph, query.lower.amin(0), query.upper.amax(0))
-            self._search = InputSplit(query, backward)
+            # What one group has shown about rows holds for the next one of the same network.
+            self._search = InputSplit(query, backward, choice=self._choice)
+            self._choice = self._search.choice
         search = self._search
         outcome = search.run(clock, self._offer, self._report)
         done, closed = self._domains + outcome.domains, self._closed + outcome.closed

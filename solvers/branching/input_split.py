@@ -109,7 +109,7 @@ class RowChoice:
 class InputSplit:
     """The search. Call `run`; it may be called again with a later clock to go on."""
 
-    def __init__(self, query: Query, backward: Backward, batch: int = 512) -> None:
+    def __init__(self, query: Query, backward: Backward, batch: int = 512, choice: RowChoice | None = None) -> None:
         self.query, self.backward, self.batch = query, backward, batch
         self.sweeper = Sweeper(backward)
         self.table = query.table
@@ -127,7 +127,7 @@ class InputSplit:
         self.stack: list[Chunk] = [Chunk(query.lower, query.upper, number, margin, mass)]
         self.closed = self.made = 0
         self.worst: float | None = None
-        self.choice = RowChoice()
+        self.choice = RowChoice() if choice is None else choice
         self.use_planes = self._entries * max(1, self.axes.numel()) * 16 * min(batch, 64) < (1 << 30)
         per_domain = self._entries * max(1, self.axes.numel()) * 16
         if self.use_planes and per_domain:
