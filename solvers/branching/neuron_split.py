@@ -205,7 +205,7 @@ class NeuronSplit:
         known = chosen.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._exact_known.items()})
         lower, upper = self.query.lower[box], self.query.upper[box]
         if self.forward_bounds or self.refine:
-            exact = Sweeper(self.engines.gate).sweep(lower, upper, SweepOptions(rows=False), known)
+            exact = Sweeper(self.engines.gate).sweep(lower, upper, SweepOptions(rows=self.refine), known)
         else:
             exact = _layers(lower, upper, known)
         problem, _, ids = self.problem(chosen, exact)
