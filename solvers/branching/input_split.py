@@ -19,7 +19,6 @@ from verinet.solvers.query import Clock, Query
 
 from verinet.errors import InternalError
 from verinet.ir.graph import total
-from verinet.ops.base import NonlinearOp
 from verinet.propagation.backward import Backward, InputRows, Relaxation, Trace
 from verinet.propagation.forward import ForwardPass
 from verinet.propagation.interval import Interval
@@ -341,8 +340,3 @@ def _join(parts: list[Chunk]) -> Chunk:
         planes,
         parent,
     )
-
-
-def nonlinear_count(query: Query) -> int:
-    """Number of nonlinear nodes, 0 for affine networks."""
-    return sum(isinstance(n.op, NonlinearOp) for n in query.graph.nodes)

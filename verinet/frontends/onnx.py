@@ -63,10 +63,6 @@ def inspect_onnx(given: str | Path | bytes | Any) -> tuple[OperatorRecord, ...]:
     return (*reader.records, *dropped)
 
 
-def _without(nodes: Sequence[OnnxNode]) -> list[OnnxNode]:
-    return [node for node in nodes if node.op != "Constant"]
-
-
 @dataclass
 class _Reader:
     """Walks the nodes of a file once, in order, and grows the graph. With `lenient`, it goes on after a gap."""
