@@ -1,0 +1,1 @@
+"""Softmax and its relatives: functions of several entries of one tensor."""

@@ -1,0 +1,1 @@
+"""Sorting within groups: GroupSort, TopK."""
