@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from verinet.solvers.branching.input_split import InputSplit, RowChoice
-from verinet.solvers.branching.neuron_split import ClauseRows, NeuronSplit
+from verinet.solvers.branching.leaves import ClauseRows
+from verinet.solvers.branching.neuron_split import NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.conjunction import as_maximum, is_conjunction
 from verinet.solvers.query import ClauseTable, Clock, Query

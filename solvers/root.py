@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from verinet.solvers.branching.neuron_split import ClauseRows, Engines, outward
+from verinet.solvers.branching.leaves import ClauseRows, Engines, outward
 from verinet.solvers.branching.outcome import Report
 from verinet.solvers.query import ClauseTable, Clock, Query
 

@@ -7,19 +7,29 @@ et al. 2025). Slopes and betas are inherited from the parent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.gauge import Gauge
+from verinet.solvers.branching.leaves import (
+    Anchors,
+    ClauseRows,
+    Engines,
+    Leaves,
+    children,
+    join_leaves,
+    outward,
+    rows_of,
+)
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
-from verinet.solvers.branching.scores import Choice, choose
+from verinet.solvers.branching.scores import choose
 from verinet.solvers.branching.splits import Literals
 from verinet.solvers.branching.stack import pop_batch
+from verinet.solvers.branching.tighten import Part, Tightener
 from verinet.solvers.query import Clock, Query
 
 from verinet.ops.scalar import Elementwise
-from verinet.propagation.backward import Backward
-from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import (
     Multipliers,
     Optimized,
@@ -32,42 +42,10 @@ from verinet.propagation.optimize import (
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 
-
-@dataclass(slots=True)
-class Leaves:
-    """Open domains that were made together; `warm` are the parents' multipliers, (parents * rows per clause, ...)."""
-
-    clause: Tensor  # (domains,) position in the list of clauses
-    margin: Tensor  # (domains,)
-    mass: Tensor  # (domains,) 2**-depth over the number of clauses: sums to 1 over all leaves
-    literals: Literals
-    warm: Multipliers | None = None
-    parent: Tensor | None = None  # (domains,) position among the parents
-
-    def __len__(self) -> int:
-        return int(self.clause.numel())
-
-    def take(self, index: Tensor | slice) -> Leaves:
-        parent = None if self.parent is None else self.parent[index]
-        parts = (self.clause[index], self.margin[index], self.mass[index], self.literals.take(index))
-        return Leaves(*parts, self.warm, parent)
-
-
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """`search` finds multipliers (float32 where that pays), `gate` decides in float64 with rounding charged."""
-
-    search: Backward
-    gate: Backward
-
-
-@dataclass(frozen=True, slots=True)
-class ClauseRows:
-    """One clause as the search sees it: its box and its rows in the table."""
-
-    box: int
-    first: int
-    count: int
+TIGHTEN_SLICE = 2.0  # seconds of tightening leaves between two looks at the clock
+LEAVES_PER_ROW = 0.6  # time of a row of a round over time of a leaf
+WORTHWHILE = 0.03  # part of the missing margin that a round must win for another one to follow
+MOST_ANCHORS = 64  # sets of layer bounds kept without looking which are still in use
 
 
 class NeuronSplit:
@@ -81,26 +59,30 @@ class NeuronSplit:
         self.batch = batch or max(32, min(512, 2**18 // max(1, entries)))
         self.backward = engines.search
         self.sweeper = Sweeper(engines.search)
-        self._exact_known = layers.known
-        self._known = {v: outward(pair, engines.search.dtype) for v, pair in layers.known.items()}
         self._lower, self._upper = outward((query.lower, query.upper), engines.search.dtype)
         self.clauses = clauses
         device = query.lower.device
         self._box = torch.tensor([c.box for c in clauses], device=device)
+        # At first the anchor of a leaf is its clause, with the bounds of the clause's box.
+        box = self._box
+        self.anchors = Anchors({v: (lo[box], hi[box]) for v, (lo, hi) in layers.known.items()}, engines.search.dtype)
+        self.tightener = Tightener(query, engines)
+        self.gauge = Gauge()
         self._first = torch.tensor([c.first for c in clauses], device=device)
         self.per = clauses[0].count
         self.stack: list[Leaves] = []
         self.stuck: list[Leaves] = []  # every neuron is decided, and still open
-        self._patient = False
+        self._patient = self._clauses_tightened = False
+        self._undecided: int | None = None
         start = torch.arange(len(clauses), device=device)
         margin = torch.full((len(clauses),), -torch.inf, dtype=query.lower.dtype, device=device)
         mass = torch.full_like(margin, 1.0 / len(clauses))
-        self.stack.append(Leaves(start, margin, mass, Literals.none(len(clauses), query.lower)))
+        since = torch.zeros_like(margin)
+        self.stack.append(Leaves(start, margin, mass, start, since, Literals.none(len(clauses), query.lower)))
         self.closed = self.made = 0
         self.worst: float | None = None
         self.step = Step(iterations=12, rate=0.2, beta_rate=0.1, decay=0.95)
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
-        self.refine = False
         self.forward_bounds = True  # propagate intervals from split neurons onwards
         self.candidates = 3
 
@@ -118,10 +100,18 @@ class NeuronSplit:
         while self.stack or self._be_patient():
             if clock.over():
                 return self._outcome(End.TIME)
+            self._tighten_clauses()
+            if len(self.anchors) > MOST_ANCHORS + 4 * self.open:
+                self.anchors.compact([*self.stack, *self.stuck], len(self.clauses))
+            if not self.stack:
+                continue
+            begin = time.monotonic()
             leaves = self._next()
             layers, best, owners, margin = self._bound(leaves)
             keep = (~(margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
             self.closed += len(leaves) - int(keep.numel())
+            self.gauge.moved(leaves.margin, margin, leaves.since)
+            leaves.since = leaves.since.clamp(min=0)
             if keep.numel():
                 leaves.margin = margin
                 self.worst = float(margin[keep].min())
@@ -130,7 +120,9 @@ class NeuronSplit:
                 if self.query.clock.over():
                     self.stack.append(leaves.take(keep))
                     return self._outcome(End.TIME)
+                keep = self._tighten_leaves(leaves, best, keep)
                 self._branch(leaves, layers, best, keep)
+            self.gauge.bounded(time.monotonic() - begin, len(leaves))
             report("branching", self.open, self.closed, self.worst)
         return self._outcome(End.STALLED if self.stuck else End.CLOSED)
 
@@ -167,13 +159,18 @@ class NeuronSplit:
         return self._first[leaves.clause][owners.domain] + within
 
     def sweep(self, leaves: Leaves) -> Layers:
-        """Layer bounds of all domains: root bounds, literals, and what follows forward (or by fresh rows)."""
-        box = self._box[leaves.clause]
-        known = leaves.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._known.items()})
-        if not (self.forward_bounds or self.refine):
-            return _layers(self._lower[box], self._upper[box], known)
-        options = SweepOptions(rows=self.refine, deadline=self.query.clock.over)
+        """Layer bounds of all domains: those of their anchors, their literals, and what follows forward."""
+        box, anchor = self._box[leaves.clause], leaves.anchor
+        known = leaves.literals.clip({v: (lo[anchor], hi[anchor]) for v, (lo, hi) in self.anchors.search.items()})
+        options = SweepOptions(rows=False, deadline=self.query.clock.over)
         return self.sweeper.sweep(self._lower[box], self._upper[box], options, known)
+
+    def _exact_sweep(self, leaves: Leaves) -> Layers:
+        """The same in the float64 engine."""
+        box, anchor = self._box[leaves.clause], leaves.anchor
+        known = leaves.literals.clip({v: (lo[anchor], hi[anchor]) for v, (lo, hi) in self.anchors.exact.items()})
+        gate = Sweeper(self.engines.gate)
+        return gate.sweep(self.query.lower[box], self.query.upper[box], SweepOptions(rows=False), known)
 
     def _bound(self, leaves: Leaves) -> tuple[Layers, Optimized, RowMap, Tensor]:
         layers = self.sweep(leaves)
@@ -201,15 +198,9 @@ class NeuronSplit:
         if hopeful.numel() == 0:
             return margin
         chosen = leaves.take(hopeful)
-        box = self._box[chosen.clause]
-        known = chosen.literals.clip({v: (lo[box], hi[box]) for v, (lo, hi) in self._exact_known.items()})
-        lower, upper = self.query.lower[box], self.query.upper[box]
-        if self.forward_bounds or self.refine:
-            exact = Sweeper(self.engines.gate).sweep(lower, upper, SweepOptions(rows=self.refine), known)
-        else:
-            exact = _layers(lower, upper, known)
+        exact = self._exact_sweep(chosen)
         problem, _, ids = self.problem(chosen, exact)
-        rows = (hopeful.unsqueeze(1) * self.per + torch.arange(self.per, device=hopeful.device)).reshape(-1)
+        rows = rows_of(hopeful, self.per)
         multipliers = {v: tuple(t[rows].double() for t in m) for v, m in best.multipliers.items()}
         betas = {v: s.beta for v, s in problem.splits.items()}
         state = evaluate(problem, self.engines.gate, multipliers, betas)
@@ -225,9 +216,7 @@ class NeuronSplit:
         """The parents' multipliers; fresh defaults for the neuron that was split last."""
         if leaves.warm is None or leaves.parent is None:
             return None
-        index = (leaves.parent.unsqueeze(1) * self.per + torch.arange(self.per, device=leaves.parent.device)).reshape(
-            -1
-        )
+        index = rows_of(leaves.parent, self.per)
         warm = {v: tuple(t[index].to(problem.rows.dtype) for t in m) for v, m in leaves.warm.items()}
         node, entry = leaves.literals.node[:, -1], leaves.literals.index[:, -1]
         for position, values in warm.items():
@@ -264,9 +253,88 @@ class NeuronSplit:
         if choice is None or not bool(possible.any()):
             return
         chosen = keep[possible]
-        rows = (chosen.unsqueeze(1) * self.per + torch.arange(self.per, device=keep.device)).reshape(-1)
-        warm = {v: tuple(t[rows].float() for t in m) for v, m in best.multipliers.items()}
-        self.stack.append(children(leaves.take(chosen), choice.take(possible), warm))
+        self.stack.append(children(leaves.take(chosen), choice.take(possible), self._kept(best, chosen)))
+
+    def _tighten_clauses(self) -> None:
+        """Once the search has cost about as much as it takes: layer bounds for whole clauses, while they gain."""
+        if self._clauses_tightened or self.gauge.spent < self._patience():
+            return
+        self._clauses_tightened = True
+        left = self.query.clock.left()
+        for clause in torch.cat([p.clause for p in self.stack]).unique().tolist():
+            if self._refuted(clause):
+                self._drop(clause)
+            if self.query.clock.left() < 0.75 * left:
+                return
+
+    def _patience(self) -> float:
+        """Roughly the seconds that one round takes for all clauses: two rows per undecided neuron."""
+        if self._undecided is None:
+            known, gate = self.anchors.exact, Sweeper(self.engines.gate)
+            self._undecided = sum(int(gate.undecided(v, known, pair).sum()) for v, pair in known.items())
+        return LEAVES_PER_ROW * self._undecided * (self.gauge.leaf_seconds or 0.0) + 1e-3
+
+    def _refuted(self, clause: int) -> bool:
+        """Rounds for one clause, kept in its anchor, while each wins a good part of what is missing."""
+        number = torch.tensor([clause], device=self._box.device)
+        margin = -torch.inf
+        while not self.query.clock.over():
+            zero = self.query.lower.new_zeros(1)
+            root = Leaves(number, zero - torch.inf, zero, number, zero, Literals.none(1, self.query.lower))
+            if not bool(self._tightened(root, number)):
+                return True
+            after = float(self._bound(root)[3])
+            if after > 0:
+                return True
+            if after - margin < WORTHWHILE * -after:
+                return False
+            margin = after
+        return False
+
+    def _drop(self, clause: int) -> None:
+        """Every leaf of a clause that is refuted as a whole is closed."""
+        for pile in (self.stack, self.stuck):
+            before = sum(len(p) for p in pile)
+            pile[:] = [q for q in (p.take(p.clause != clause) for p in pile) if len(q)]
+            self.closed += before - sum(len(p) for p in pile)
+
+    def _kept(self, best: Optimized, domains: Tensor) -> Multipliers:
+        """Multipliers of some domains, for those that follow them on the stack."""
+        rows = rows_of(domains, self.per)
+        return {v: tuple(t[rows].float() for t in m) for v, m in best.multipliers.items()}
+
+    def _tighten_leaves(self, leaves: Leaves, best: Optimized, keep: Tensor) -> Tensor:
+        """Give leaves that look expensive layer bounds of their own and put them back; returns the others."""
+        worth = self.gauge.worth(leaves.margin[keep], leaves.since[keep])
+        if not bool(worth.any()):
+            return keep
+        room = max(1, int(TIGHTEN_SLICE / (self.gauge.round_seconds or TIGHTEN_SLICE)))
+        order = leaves.margin[keep].masked_fill(~worth, torch.inf).argsort()[: min(room, int(worth.sum()))]
+        chosen = keep[order]
+        part = leaves.take(chosen)
+        still = self._tightened(part)
+        part.warm, part.parent = self._kept(best, chosen), torch.arange(len(part), device=chosen.device)
+        if bool(still.any()):
+            part.since = -part.since
+            self.stack.append(part.take(still))
+        self.closed += int((~still).sum())
+        rest = torch.ones_like(keep, dtype=torch.bool)
+        rest[order] = False
+        return keep[rest]
+
+    def _tightened(self, leaves: Leaves, anchors: Tensor | None = None) -> Tensor:
+        """One round for all leaves, in anchors of their own or in those named; False where that refutes a leaf."""
+        begin = time.monotonic()
+        exact = self._exact_sweep(leaves)
+        first = self._first[leaves.clause].unsqueeze(1) + torch.arange(self.per, device=leaves.clause.device)
+        part = Part(self._box[leaves.clause], first, leaves.literals)
+        known, refuted = self.tightener.round(part, exact.known)
+        if anchors is None:
+            leaves.anchor = self.anchors.add(known)
+        else:
+            self.anchors.replace(anchors, known)
+        self.gauge.tightened(time.monotonic() - begin, len(leaves))
+        return ~(refuted | exact.infeasible)
 
     def child_bounds(self, leaves: Leaves, warm: Multipliers) -> Tensor:
         """Margins (domains,) by one pass with inherited multipliers: used to re-score split candidates."""
@@ -277,67 +345,3 @@ class NeuronSplit:
         state = evaluate(problem, self.backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
         margin = self._clause_margin(state.bound.double() - self.query.table.bounds[ids])
         return torch.where(layers.infeasible, torch.inf, margin)
-
-
-def outward(pair: Interval, dtype: torch.dtype) -> Interval:
-    """The same bounds in a smaller float type, rounded outward."""
-    low, high = pair
-    if dtype == low.dtype:
-        return low, high
-    below, above = low.to(dtype), high.to(dtype)
-    infinity = torch.tensor(torch.inf, dtype=dtype, device=low.device)
-    below = torch.where(below.to(low.dtype) > low, torch.nextafter(below, -infinity), below)
-    above = torch.where(above.to(high.dtype) < high, torch.nextafter(above, infinity), above)
-    return below, above
-
-
-def _layers(lower: Tensor, upper: Tensor, known: dict[int, Interval]) -> Layers:
-    """Layers that are only clipped; crossing bounds mark a domain as infeasible and become points."""
-    infeasible = torch.zeros(lower.shape[0], dtype=torch.bool, device=lower.device)
-    settled: dict[int, Interval] = {}
-    for position, (low, high) in known.items():
-        infeasible |= (low > high).reshape(lower.shape[0], -1).any(1)
-        settled[position] = (torch.minimum(low, high), torch.maximum(low, high))
-    return Layers(lower, upper, settled, infeasible=infeasible)
-
-
-def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
-    """Both sides of the chosen splits; the first half takes z >= p, the second z <= p."""
-    count = len(leaves)
-    here = torch.arange(count, device=leaves.clause.device)
-    # Points are float32 numbers, so that both engines split at the same place.
-    point = choice.point.float().double()
-    one = torch.ones_like(point)
-    up = leaves.literals.extended(choice.node, choice.index, one, point)
-    down = leaves.literals.extended(choice.node, choice.index, -one, point)
-    mass = leaves.mass.repeat(2) * 0.5
-    both = Literals.join([up, down])
-    return Leaves(leaves.clause.repeat(2), leaves.margin.repeat(2), mass, both, warm, torch.cat([here, here]))
-
-
-def join_leaves(parts: list[Leaves], per: int) -> Leaves:
-    """Several stacks of leaves as one, their parents' multipliers side by side."""
-    if len(parts) == 1:
-        return parts[0]
-    warm: Multipliers | None = None
-    parent: Tensor | None = None
-    if all(p.warm is not None and p.parent is not None for p in parts):
-        index, kept, offset = [], [], 0
-        for part in parts:
-            if part.warm is None or part.parent is None:
-                continue
-            used, inverse = part.parent.unique(return_inverse=True)
-            rows = (used.unsqueeze(1) * per + torch.arange(per, device=used.device)).reshape(-1)
-            kept.append({v: tuple(t[rows] for t in m) for v, m in part.warm.items()})
-            index.append(inverse + offset)
-            offset += int(used.numel())
-        warm = {v: tuple(torch.cat(ts) for ts in zip(*(k[v] for k in kept), strict=True)) for v in kept[0]}
-        parent = torch.cat(index)
-    return Leaves(
-        torch.cat([p.clause for p in parts]),
-        torch.cat([p.margin for p in parts]),
-        torch.cat([p.mass for p in parts]),
-        Literals.join([p.literals for p in parts]),
-        warm,
-        parent,
-    )

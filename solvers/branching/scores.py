@@ -7,43 +7,43 @@ that term when the neuron's lines are recomputed on the child's interval.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.leaves import Choice, Leaves, children, rows_of
+from verinet.solvers.query import Query
 
 from verinet.ops.base import select
 from verinet.ops.scalar import Elementwise
-from verinet.propagation.optimize import Optimized, RowProblem, evaluate, gradients
+from verinet.propagation.backward import Backward
+from verinet.propagation.optimize import Multipliers, Optimized, RowProblem, evaluate, gradients
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers
 
-if TYPE_CHECKING:
-    from verinet.solvers.branching.neuron_split import Leaves, NeuronSplit
+
+class Bounder(Protocol):
+    """What scoring asks of the search: the final rows of leaves, and bounds of their children."""
+
+    query: Query
+    per: int
+    backward: Backward
+    candidates: int
+
+    def problem(
+        self, leaves: Leaves, layers: Layers
+    ) -> tuple[RowProblem, dict[int, tuple[Tensor, Tensor]], Tensor]: ...
+
+    def child_bounds(self, leaves: Leaves, warm: Multipliers) -> Tensor: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One split per domain."""
-
-    node: Tensor  # (domains,) position of the node in the graph
-    index: Tensor  # (domains,) flat entry of the node
-    point: Tensor  # (domains,)
-    possible: Tensor  # (domains,) False where there is no neuron to split
-
-    def take(self, mask: Tensor) -> Choice:
-        """The choices of some domains."""
-        return Choice(self.node[mask], self.index[mask], self.point[mask], self.possible[mask])
-
-
-def splittable(search: NeuronSplit) -> list[int]:
+def splittable(search: Bounder) -> list[int]:
     """Nonlinear nodes whose single input can be split."""
     nodes = search.query.graph.nodes
     return [v for v in search.backward.order(search.query.graph.output) if isinstance(nodes[v].op, Elementwise)]
 
 
-def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> Choice | None:
+def choose(search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> Choice | None:
     """The best split of every domain in `keep` (kept,); None when no neuron of any domain can be split."""
     problem, _, _ = search.problem(leaves, layers)
     state = _complete(search, problem, best)
@@ -74,7 +74,7 @@ def choose(search: NeuronSplit, leaves: Leaves, layers: Layers, best: Optimized,
     return Choice(node[pick], entry[pick], point[here, pick], possible)
 
 
-def _complete(search: NeuronSplit, problem: RowProblem, best: Optimized) -> Optimized:
+def _complete(search: Bounder, problem: RowProblem, best: Optimized) -> Optimized:
     """The best iterate with its lines and its relaxed forward point."""
     state = evaluate(problem, search.backward, best.multipliers, best.betas)
     gradients(problem, search.backward, state)
@@ -82,7 +82,7 @@ def _complete(search: NeuronSplit, problem: RowProblem, best: Optimized) -> Opti
 
 
 def _node_scores(
-    search: NeuronSplit, position: int, layers: Layers, state: Optimized, owners: RowMap
+    search: Bounder, position: int, layers: Layers, state: Optimized, owners: RowMap
 ) -> tuple[Tensor, Tensor]:
     """Scores and split points (domains, entries) of one nonlinear node; score 0 where a split is no use."""
     node = search.query.graph.nodes[position]
@@ -130,18 +130,16 @@ def _gains(
 
 
 def _rescore(
-    search: NeuronSplit,
+    search: Bounder,
     leaves: Leaves,
     best: Optimized,
     keep: Tensor,
     options: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Evaluate both children of the best few candidates by one pass each; returns the winner's column per domain."""
-    from verinet.solvers.branching.neuron_split import children  # which imports this module
-
     top, point, node, entry = options
     here = torch.arange(keep.numel(), device=keep.device)
-    rows = (keep.unsqueeze(1) * search.per + torch.arange(search.per, device=keep.device)).reshape(-1)
+    rows = rows_of(keep, search.per)
     warm = {v: tuple(t[rows] for t in m) for v, m in best.multipliers.items()}
     values: list[Tensor] = []
     for k in range(top.shape[1]):

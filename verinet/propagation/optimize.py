@@ -136,7 +136,7 @@ def gradients(
     return slopes, betas
 
 
-class _Adam:
+class Adam:
     """First and second moments of named tensors."""
 
     def __init__(self) -> None:
@@ -169,13 +169,13 @@ def optimize(
     current_b = dict(betas) if betas is not None else {v: s.beta for v, s in problem.splits.items()}
     state = evaluate(problem, backward, current_m, current_b)
     best = state
-    adam, rate = _Adam(), 1.0
+    adam, rate = Adam(), 1.0
     for _ in range(step.iterations):
         if finished is not None and finished(best.bound):
             break
         slopes, up = gradients(problem, backward, state)
         adam.tick()
-        current_m = _ascend(problem, backward, state.multipliers, slopes, (adam, rate * step.rate))
+        current_m = ascend(problem, backward, state.multipliers, slopes, (adam, rate * step.rate))
         current_b = {
             v: (state.betas[v] + adam.step(("beta", v), up[v], rate * step.beta_rate)).clamp(min=0) for v in state.betas
         }
@@ -187,12 +187,12 @@ def optimize(
     return best
 
 
-def _ascend(
+def ascend(
     problem: RowProblem,
     backward: Backward,
     multipliers: Multipliers,
     gradients: Mapping[int, Sequence[Tensor]],
-    rule: tuple[_Adam, float],
+    rule: tuple[Adam, float],
 ) -> Multipliers:
     adam, rate = rule
     result: Multipliers = {}

@@ -1,0 +1,170 @@
+"""Open domains of neuron splitting: a clause on a box, split literals, and the bounds they inherited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from verinet.solvers.branching.splits import Literals
+
+from verinet.propagation.backward import Backward
+from verinet.propagation.interval import Interval
+from verinet.propagation.optimize import Multipliers
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """`search` finds multipliers (float32 where that pays), `gate` decides in float64 with rounding charged."""
+
+    search: Backward
+    gate: Backward
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseRows:
+    """One clause as the search sees it: its box and its rows in the table."""
+
+    box: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One split per domain."""
+
+    node: Tensor  # (domains,) position of the node in the graph
+    index: Tensor  # (domains,) flat entry of the node
+    point: Tensor  # (domains,)
+    possible: Tensor  # (domains,) False where there is no neuron to split
+
+    def take(self, mask: Tensor) -> Choice:
+        """The choices of some domains."""
+        return Choice(self.node[mask], self.index[mask], self.point[mask], self.possible[mask])
+
+
+@dataclass(slots=True)
+class Leaves:
+    """Open domains that were made together; `warm` are the parents' multipliers, (parents * rows per clause, ...)."""
+
+    clause: Tensor  # (domains,) position in the list of clauses
+    margin: Tensor  # (domains,) of the parent until the domain itself is bounded
+    mass: Tensor  # (domains,) 2**-depth over the number of clauses: sums to 1 over all leaves
+    anchor: Tensor  # (domains,) which set of layer bounds holds here
+    since: Tensor  # (domains,) splits since that set was made
+    literals: Literals
+    warm: Multipliers | None = None
+    parent: Tensor | None = None  # (domains,) position among the parents
+
+    def __len__(self) -> int:
+        return int(self.clause.numel())
+
+    def take(self, index: Tensor | slice) -> Leaves:
+        parent = None if self.parent is None else self.parent[index]
+        fields = (self.clause, self.margin, self.mass, self.anchor, self.since)
+        return Leaves(*(t[index] for t in fields), self.literals.take(index), self.warm, parent)
+
+
+def rows_of(domains: Tensor, per: int) -> Tensor:
+    """Positions of all rows of the domains named, `per` rows each."""
+    return (domains.unsqueeze(1) * per + torch.arange(per, device=domains.device)).reshape(-1)
+
+
+def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
+    """Both sides of the chosen splits; the first half takes z >= p, the second z <= p."""
+    here = torch.arange(len(leaves), device=leaves.clause.device)
+    # Points are float32 numbers, so that both engines split at the same place.
+    point = choice.point.float().double()
+    one = torch.ones_like(point)
+    up = leaves.literals.extended(choice.node, choice.index, one, point)
+    down = leaves.literals.extended(choice.node, choice.index, -one, point)
+    return Leaves(
+        leaves.clause.repeat(2),
+        leaves.margin.repeat(2),
+        leaves.mass.repeat(2) * 0.5,
+        leaves.anchor.repeat(2),
+        leaves.since.repeat(2) + 1,
+        Literals.join([up, down]),
+        warm,
+        torch.cat([here, here]),
+    )
+
+
+def join_leaves(parts: list[Leaves], per: int) -> Leaves:
+    """Several stacks of leaves as one, their parents' multipliers side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    warm: Multipliers | None = None
+    parent: Tensor | None = None
+    if all(p.warm is not None and p.parent is not None for p in parts):
+        index, kept, offset = [], [], 0
+        for part in parts:
+            if part.warm is None or part.parent is None:
+                continue
+            used, inverse = part.parent.unique(return_inverse=True)
+            kept.append({v: tuple(t[rows_of(used, per)] for t in m) for v, m in part.warm.items()})
+            index.append(inverse + offset)
+            offset += int(used.numel())
+        warm = {v: tuple(torch.cat(ts) for ts in zip(*(k[v] for k in kept), strict=True)) for v in kept[0]}
+        parent = torch.cat(index)
+    fields = ("clause", "margin", "mass", "anchor", "since")
+    joined = (torch.cat([getattr(p, f) for p in parts]) for f in fields)
+    return Leaves(*joined, Literals.join([p.literals for p in parts]), warm, parent)
+
+
+def outward(pair: Interval, dtype: torch.dtype) -> Interval:
+    """The same bounds in a smaller float type, rounded outward."""
+    low, high = pair
+    if dtype == low.dtype:
+        return low, high
+    below, above = low.to(dtype), high.to(dtype)
+    infinity = torch.tensor(torch.inf, dtype=dtype, device=low.device)
+    below = torch.where(below.to(low.dtype) > low, torch.nextafter(below, -infinity), below)
+    above = torch.where(above.to(high.dtype) < high, torch.nextafter(above, infinity), above)
+    return below, above
+
+
+class Anchors:
+    """Sets of layer bounds, one per number, that leaves refer to: exact ones for the gate, outward ones to search."""
+
+    def __init__(self, known: dict[int, Interval], dtype: torch.dtype) -> None:
+        """`known` holds float64 bounds (anchors, *shape) per node; numbers count from 0."""
+        self.exact = known
+        self.search = {v: outward(pair, dtype) for v, pair in known.items()}
+        self._dtype = dtype
+
+    def __len__(self) -> int:
+        return next(iter(self.exact.values()))[0].shape[0] if self.exact else 0
+
+    def add(self, known: dict[int, Interval]) -> Tensor:
+        """Append sets of bounds (new, *shape); returns their numbers."""
+        first = len(self)
+        for position, (low, high) in known.items():
+            old, small = self.exact[position], outward((low, high), self._dtype)
+            self.exact[position] = (torch.cat([old[0], low]), torch.cat([old[1], high]))
+            kept = self.search[position]
+            self.search[position] = (torch.cat([kept[0], small[0]]), torch.cat([kept[1], small[1]]))
+        return torch.arange(first, len(self))
+
+    def compact(self, parts: list[Leaves], first: int) -> None:
+        """Forget the sets that no leaf refers to, but for the `first` ones; renumbers the leaves' anchors."""
+        if not parts:
+            return
+        kept = torch.arange(first, device=parts[0].anchor.device)
+        used, inverse = torch.cat([kept, *(p.anchor for p in parts)]).unique(return_inverse=True)
+        cursor = first
+        for part in parts:
+            part.anchor = inverse[cursor : cursor + len(part)]
+            cursor += len(part)
+        for table in (self.exact, self.search):
+            for position, (low, high) in table.items():
+                table[position] = (low[used], high[used])
+
+    def replace(self, numbers: Tensor, known: dict[int, Interval]) -> None:
+        """Overwrite sets of bounds; leaves that refer to them get the new ones."""
+        for position, pair in known.items():
+            small = outward(pair, self._dtype)
+            for table, values in ((self.exact, pair), (self.search, small)):
+                for tensor, value in zip(table[position], values, strict=True):
+                    tensor[numbers] = value

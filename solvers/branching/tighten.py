@@ -1,0 +1,216 @@
+"""Layer bounds that hold wherever the clause could still be violated.
+
+A domain only matters where all rows of its clause are at or below their bounds and its split literals hold. So a row of
+an inner neuron may use both: min z_j >= min z_j + gamma (w y - b) - sum_k beta_k s_k (z_k - p_k), gamma, beta >= 0, one
+backward pass from the output with the neuron's row added on the way (Kotha et al. 2023, "Provably Bounding Neural
+Network Preimages", INVPROP; betas as in Wang et al. 2021). Better layer bounds raise the final rows, which in turn
+sharpen the layer bounds: rounds go on while that pays. Bounds that cross refute the domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from verinet.solvers.branching.leaves import Engines, outward
+from verinet.solvers.branching.splits import Literals
+from verinet.solvers.query import Query
+
+from verinet.ir.graph import total
+from verinet.numerics.rounding import gamma as rounding
+from verinet.propagation.backward import Backward, SplitRows
+from verinet.propagation.interval import Interval
+from verinet.propagation.optimize import (
+    Adam,
+    Multipliers,
+    RowProblem,
+    Step,
+    ascend,
+    default_multipliers,
+    evaluate,
+    gradients,
+)
+from verinet.propagation.rows import RowMap
+from verinet.propagation.sweep import Sweeper
+
+CHUNK_BYTES = 24 << 20  # of the multipliers of one chunk of rows
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The domains to tighten: their boxes, the table rows of their clauses (domains, per), and their literals."""
+
+    box: Tensor
+    ids: Tensor
+    literals: Literals
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Rows for some neurons of one node: which domain, which entry, and the sign under which it is bounded."""
+
+    node: int
+    domain: Tensor
+    index: Tensor
+    sign: Tensor
+
+
+class Tightener:
+    """Tightens layer bounds of batches of domains, search in one engine and the result in the float64 engine."""
+
+    def __init__(self, query: Query, engines: Engines, step: Step | None = None) -> None:
+        self.query, self.engines = query, engines
+        self.step = step or Step(iterations=20, rate=0.25, beta_rate=0.1, decay=0.96)
+        self._sweeper = Sweeper(engines.gate)
+        nodes = query.graph.nodes
+        self._entries = sum(total(nodes[v].shape) for v in engines.gate.order(query.graph.output))
+        self._inside = frozenset(engines.gate.order(query.graph.output))
+
+    def round(self, part: Part, known: dict[int, Interval]) -> tuple[dict[int, Interval], Tensor]:
+        """One pass over all layers; `known` (domains, *shape) in float64, literals already clipped in.
+
+        Returns tighter bounds and which domains (domains,) are refuted because bounds cross.
+        """
+        known = dict(known)
+        refuted = torch.zeros_like(part.box, dtype=torch.bool)
+        for position in sorted(known):
+            if position not in self._inside or position in self._sweeper.exact or self.query.clock.over():
+                continue
+            low, high = known[position]
+            mask = self._sweeper.undecided(position, known, (low, high))
+            mask = mask & ~refuted.reshape(-1, *(1,) * (low.dim() - 1))
+            domain, index = mask.reshape(mask.shape[0], -1).nonzero(as_tuple=True)
+            flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
+            size = max(1, CHUNK_BYTES // (8 * self._entries))
+            for begin in range(0, domain.numel(), size):
+                here = (domain[begin : begin + size], index[begin : begin + size])
+                lows, highs = self._bound(position, here, part, known)
+                flat_low[here] = torch.fmax(flat_low[here], lows)
+                flat_high[here] = torch.fmin(flat_high[here], highs)
+                if self.query.clock.over():
+                    break
+            refuted |= (flat_low > flat_high).any(1)
+            known[position] = (
+                torch.minimum(flat_low, flat_high).reshape(low.shape),
+                torch.maximum(flat_low, flat_high).reshape(high.shape),
+            )
+        return known, refuted
+
+    def _bound(
+        self, position: int, entries: tuple[Tensor, Tensor], part: Part, known: dict[int, Interval]
+    ) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the named (domain, entry) pairs."""
+        domain, index = entries
+        count = domain.numel()
+        one = torch.ones(count, dtype=torch.float64, device=domain.device)
+        chunk = _Chunk(position, domain.repeat(2), index.repeat(2), torch.cat([one, -one]))
+        search = {v: outward(pair, self.engines.search.dtype) for v, pair in known.items()}
+        problem, own = self._problem(chunk, part, search, self.engines.search)
+        multipliers, betas, force = self._optimize(problem, own, chunk, part)
+        exact, own = self._problem(chunk, part, known, self.engines.gate)
+        value = self._exact(exact, (multipliers, betas, force), chunk, part)
+        return value[:count], -value[count:]
+
+    def _problem(
+        self, chunk: _Chunk, part: Part, known: dict[int, Interval], engine: Backward
+    ) -> tuple[RowProblem, slice]:
+        """Rows that start at the output (weights still to be set) and take up the neuron on the way.
+
+        The neuron's own row is a split row with fixed multiplier 1; returns where those sit among the split rows of
+        the node.
+        """
+        owners = RowMap.ragged(chunk.domain, int(part.box.numel()))
+        splits, _ = part.literals.rows(owners, engine.dtype)
+        count = chunk.domain.numel()
+        here = torch.arange(count, device=chunk.domain.device)
+        sign, zero = chunk.sign.to(engine.dtype), torch.zeros_like(chunk.sign, dtype=engine.dtype)
+        injected = SplitRows(here, chunk.index, -sign, zero, torch.ones_like(zero))
+        before = splits.get(chunk.node)
+        splits[chunk.node] = injected if before is None else _joined(injected, before)
+        lower, upper = outward((self.query.lower[part.box], self.query.upper[part.box]), engine.dtype)
+        rows = zero.new_zeros(count, self.query.graph.output_size)
+        problem = RowProblem(self.query.graph.output, rows, owners, lower, upper, known, splits)
+        return problem, slice(0, count)
+
+    def _clauses(self, part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weights (domains, per, outputs) and bounds (domains, per) of the clauses' rows."""
+        table = self.query.table
+        return table.weights[part.ids].to(dtype), table.bounds[part.ids].to(dtype)
+
+    def _optimize(
+        self, problem: RowProblem, own: slice, chunk: _Chunk, part: Part
+    ) -> tuple[Multipliers, dict[int, Tensor], Tensor]:
+        """Best multipliers per row: slopes, literals' betas and `force` (rows, per) on the clause's rows."""
+        engine, domain = self.engines.search, chunk.domain
+        weights, bounds = (t[domain] for t in self._clauses(part, engine.dtype))
+        pace = self._pace(problem, chunk, bounds)
+        # Not zero: the signs of the clause's coefficients choose the lines that its gradient is read from.
+        force = torch.full_like(bounds, 1e-2) * pace
+        multipliers = default_multipliers(problem, engine)
+        betas = {v: s.beta for v, s in problem.splits.items()}
+        adam, rate = Adam(), 1.0
+        best: tuple[Tensor, Multipliers, dict[int, Tensor], Tensor] | None = None
+        for turn in range(self.step.iterations + 1):
+            problem = replace(problem, rows=torch.einsum("rp,rpm->rm", force, weights))
+            state = evaluate(problem, engine, multipliers, betas)
+            value = state.bound - (force * bounds).sum(1)
+            best = _better(problem, best, (value, multipliers, betas, force))
+            if turn == self.step.iterations or self.query.clock.over():
+                break
+            slopes, up = gradients(problem, engine, state)
+            reached = torch.einsum("rm,rpm->rp", state.values[problem.start], weights) - bounds
+            adam.tick()
+            multipliers = ascend(problem, engine, multipliers, slopes, (adam, rate * self.step.rate))
+            step = rate * self.step.beta_rate
+            betas = {v: (b + adam.step(("beta", v), up[v], step)).clamp(min=0) for v, b in betas.items()}
+            betas[chunk.node][own] = 1.0
+            force = (force + adam.step("force", reached, step) * pace).clamp(min=0)
+            rate *= self.step.decay
+        return best[1], best[2], best[3]
+
+    def _pace(self, problem: RowProblem, chunk: _Chunk, bounds: Tensor) -> Tensor:
+        """The natural size of a clause multiplier, (rows, 1): the neuron's width for one unit of the output."""
+        low, high = problem.known[chunk.node]
+        width = (high - low).reshape(low.shape[0], -1)[chunk.domain, chunk.index]
+        return width.clamp(min=1e-6).unsqueeze(1)
+
+    def _exact(
+        self, problem: RowProblem, found: tuple[Multipliers, dict[int, Tensor], Tensor], chunk: _Chunk, part: Part
+    ) -> Tensor:
+        """Certified bounds (rows,) for the multipliers found."""
+        engine, (multipliers, betas, force) = self.engines.gate, found
+        force = force.double()
+        weights, bounds = (t[chunk.domain] for t in self._clauses(part, torch.float64))
+        rows = torch.einsum("rp,rpm->rm", force, weights)
+        problem = replace(problem, rows=rows)
+        exact = {v: tuple(t.double() for t in m) for v, m in multipliers.items()}
+        state = evaluate(problem, engine, exact, {v: b.double() for v, b in betas.items()})
+        per = force.shape[1]
+        slack = rounding(per + 4, torch.float64) + self.query.table.weight_error * 1.01
+        loss = (torch.einsum("rp,rpm->rm", force, weights.abs()) @ engine.output_size()) * slack
+        size = (force * bounds.abs()).sum(1)
+        value = state.bound - (force * bounds).sum(1)
+        return value - loss - (size + state.bound.abs()) * rounding(per + 6, torch.float64)
+
+
+def _joined(first: SplitRows, second: SplitRows) -> SplitRows:
+    fields = ("row", "index", "sign", "point", "beta")
+    return SplitRows(*(torch.cat([getattr(first, f), getattr(second, f)]) for f in fields))
+
+
+_State = tuple[Tensor, Multipliers, dict[int, Tensor], Tensor]
+
+
+def _better(problem: RowProblem, best: _State | None, new: _State) -> _State:
+    """Per row the better of two iterates."""
+    if best is None:
+        return new
+    better = new[0] > best[0]
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(better.reshape(-1, *(1,) * (a.dim() - 1)), b, a)
+
+    multipliers = {v: tuple(pick(a, b) for a, b in zip(best[1][v], new[1][v], strict=True)) for v in best[1]}
+    betas = {v: torch.where(better[problem.splits[v].row], new[2][v], best[2][v]) for v in best[2]}
+    return torch.where(better, new[0], best[0]), multipliers, betas, pick(best[3], new[3])
