@@ -1,4 +1,4 @@
-"""Whether sharper layer bounds pay for a leaf, from what this very search has measured."""
+"""When sharper layer bounds are due, by what the search below a node of the tree has cost so far."""
 
 from __future__ import annotations
 
@@ -6,67 +6,62 @@ import torch
 from torch import Tensor
 
 FORGET = 0.9  # weight of the past in running means
-DEEPEST = 40.0  # splits; a leaf that looks deeper than this is as hopeless as any
-GUESS = 0.25  # share of a split's gain that tightening is taken to recover before it has been tried
+WORTHWHILE = 0.03  # part of the missing margin that a round must win for another one to follow
 
 
-class _Mean:
-    """A running mean; None until something was seen."""
+class Mean:
+    """A running mean that starts from a guess and forgets it with the first measurement."""
 
-    def __init__(self) -> None:
-        self.value: float | None = None
+    def __init__(self, guess: float) -> None:
+        self.value, self._seen = guess, False
 
     def see(self, value: float) -> None:
-        self.value = value if self.value is None else FORGET * self.value + (1 - FORGET) * value
+        self.value = FORGET * self.value + (1 - FORGET) * value if self._seen else value
+        self._seen = True
 
 
 class Gauge:
-    """Running means: seconds per leaf and per tightened leaf, margin won per split and recovered per split since."""
+    """Effort below every anchor against the price of a round of tightening, both counted in leaves.
 
-    def __init__(self) -> None:
-        self._leaf, self._round, self._gain, self._recovered = _Mean(), _Mean(), _Mean(), _Mean()
-        self.spent = 0.0  # seconds of search without tightening
-        self.tightening = 0.0  # seconds of tightening
+    An anchor is a node of the search tree with layer bounds of its own. Once the search below it has cost as much as
+    sharpening its two children would, they are sharpened (the ski-rental rule: never more than a constant factor worse
+    than knowing in advance which of the two is better).
+    """
 
-    @property
-    def leaf_seconds(self) -> float | None:
-        return self._leaf.value
+    def __init__(self, anchors: int, rows: int) -> None:
+        """`rows` is the number of rows of a round for one anchor: two per undecided neuron."""
+        self.leaf = Mean(0.0)  # seconds per leaf
+        self.price = Mean(0.3 * rows)  # of a round, in leaves
+        self.effort = torch.zeros(anchors, dtype=torch.float64)
+        self.patience = torch.full((anchors,), 1.0, dtype=torch.float64)
+        self.searching = self.tightening = 0.0  # seconds
 
-    @property
-    def round_seconds(self) -> float | None:
-        return self._round.value
+    def bounded(self, seconds: float, anchors: Tensor) -> None:
+        """One batch of leaves with these anchors was bounded, scored and split."""
+        self.searching += seconds
+        if anchors.numel():
+            self.leaf.see(seconds / anchors.numel())
+            self.effort += torch.bincount(anchors.cpu(), minlength=self.effort.numel())
 
-    def bounded(self, seconds: float, leaves: int) -> None:
-        """One batch of leaves was bounded, scored and split."""
-        self.spent += seconds
-        if leaves:
-            self._leaf.see(seconds / leaves)
-
-    def tightened(self, seconds: float, leaves: int) -> None:
+    def tightened(self, seconds: float) -> None:
+        """One round for one node of the tree took so long."""
         self.tightening += seconds
-        self._round.see(seconds / max(1, leaves))
+        if self.leaf.value > 0:
+            self.price.see(seconds / self.leaf.value)
 
-    def moved(self, before: Tensor, after: Tensor, since: Tensor) -> None:
-        """Margins (domains,) before and after; `since` < 0 marks leaves that were tightened after so many splits."""
-        known = torch.isfinite(before)
-        gain = torch.minimum(after, torch.zeros_like(after)) - before
-        split, again = known & (since > 0), known & (since < 0)
-        if bool(split.any()):
-            self._gain.see(float(gain[split].mean()))
-        if bool(again.any()):
-            self._recovered.see(float((gain[again] / -since[again]).mean()))
+    def due(self, anchors: Tensor) -> Tensor:
+        """Those of the anchors named whose effort has reached their patience."""
+        named = anchors.unique().cpu()
+        return named[self.effort[named] > self.patience[named] * (self.price.value + 1)]
 
-    def worth(self, margin: Tensor, since: Tensor) -> Tensor:
-        """Which leaves (domains,) with the margins given are likely to save more time than tightening takes.
+    def settle(self, parent: int, new: int, won: float) -> None:
+        """Start counting for `new` anchors made below a parent; little won makes them more patient."""
+        factor = 0.5 if won > 0.25 else 1.0 if won > 0.08 else 3.0
+        patience = (self.patience[parent] * factor).clamp(min=0.5)
+        self.patience = torch.cat([self.patience, patience.expand(new)])
+        self.effort = torch.cat([self.effort, torch.zeros(new, dtype=torch.float64)])
+        self.effort[parent] = 0.0
 
-        A subtree that gains g per split and misses m takes about 2**(m/g) leaves; recovering r leaves 2**((m-r)/g).
-        """
-        if self._gain.value is None or self._leaf.value is None or self._round.value is None:
-            return torch.zeros_like(margin, dtype=torch.bool)
-        gain = max(self._gain.value, 1e-12)
-        recovered = gain * GUESS if self._recovered.value is None else max(self._recovered.value, 0.0)
-        missing = -margin
-        depth = (missing / gain).clamp(max=DEEPEST)
-        saved = torch.minimum(missing, recovered * since) / gain
-        work = self._leaf.value * torch.exp2(depth) * (1 - torch.exp2(-saved))
-        return (since >= 2) & (work > self._round.value)
+    def keep(self, used: Tensor) -> None:
+        """Only these anchors go on, renumbered in this order."""
+        self.effort, self.patience = self.effort[used.cpu()], self.patience[used.cpu()]

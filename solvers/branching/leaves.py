@@ -52,7 +52,7 @@ class Leaves:
     margin: Tensor  # (domains,) of the parent until the domain itself is bounded
     mass: Tensor  # (domains,) 2**-depth over the number of clauses: sums to 1 over all leaves
     anchor: Tensor  # (domains,) which set of layer bounds holds here
-    since: Tensor  # (domains,) splits since that set was made
+    rate: Tensor  # (domains,) first step size of the optimisation
     literals: Literals
     warm: Multipliers | None = None
     parent: Tensor | None = None  # (domains,) position among the parents
@@ -62,7 +62,7 @@ class Leaves:
 
     def take(self, index: Tensor | slice) -> Leaves:
         parent = None if self.parent is None else self.parent[index]
-        fields = (self.clause, self.margin, self.mass, self.anchor, self.since)
+        fields = (self.clause, self.margin, self.mass, self.anchor, self.rate)
         return Leaves(*(t[index] for t in fields), self.literals.take(index), self.warm, parent)
 
 
@@ -84,7 +84,7 @@ def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
         leaves.margin.repeat(2),
         leaves.mass.repeat(2) * 0.5,
         leaves.anchor.repeat(2),
-        leaves.since.repeat(2) + 1,
+        leaves.rate.repeat(2),
         Literals.join([up, down]),
         warm,
         torch.cat([here, here]),
@@ -108,7 +108,7 @@ def join_leaves(parts: list[Leaves], per: int) -> Leaves:
             offset += int(used.numel())
         warm = {v: tuple(torch.cat(ts) for ts in zip(*(k[v] for k in kept), strict=True)) for v in kept[0]}
         parent = torch.cat(index)
-    fields = ("clause", "margin", "mass", "anchor", "since")
+    fields = ("clause", "margin", "mass", "anchor", "rate")
     joined = (torch.cat([getattr(p, f) for p in parts]) for f in fields)
     return Leaves(*joined, Literals.join([p.literals for p in parts]), warm, parent)
 
@@ -133,38 +133,36 @@ class Anchors:
         self.exact = known
         self.search = {v: outward(pair, dtype) for v, pair in known.items()}
         self._dtype = dtype
+        # Literal columns above the tree node of each set; -1 for a clause whose bounds are still the box's.
+        self.prefix = [-1] * (next(iter(known.values()))[0].shape[0] if known else 0)
 
     def __len__(self) -> int:
-        return next(iter(self.exact.values()))[0].shape[0] if self.exact else 0
+        return len(self.prefix)
 
-    def add(self, known: dict[int, Interval]) -> Tensor:
-        """Append sets of bounds (new, *shape); returns their numbers."""
-        first = len(self)
-        for position, (low, high) in known.items():
-            old, small = self.exact[position], outward((low, high), self._dtype)
-            self.exact[position] = (torch.cat([old[0], low]), torch.cat([old[1], high]))
-            kept = self.search[position]
-            self.search[position] = (torch.cat([kept[0], small[0]]), torch.cat([kept[1], small[1]]))
-        return torch.arange(first, len(self))
+    def add(self, known: dict[int, Interval], prefix: int) -> int:
+        """Append one set of bounds (1, *shape); returns its number."""
+        self.prefix.append(prefix)
+        for position, pair in known.items():
+            for table, new in ((self.exact, pair), (self.search, outward(pair, self._dtype))):
+                low, high = table[position]
+                table[position] = (torch.cat([low, new[0]]), torch.cat([high, new[1]]))
+        return len(self.prefix) - 1
 
-    def compact(self, parts: list[Leaves], first: int) -> None:
-        """Forget the sets that no leaf refers to, but for the `first` ones; renumbers the leaves' anchors."""
-        if not parts:
-            return
-        kept = torch.arange(first, device=parts[0].anchor.device)
-        used, inverse = torch.cat([kept, *(p.anchor for p in parts)]).unique(return_inverse=True)
-        cursor = first
+    def put(self, number: int, known: dict[int, Interval]) -> None:
+        """Overwrite one set of bounds (1, *shape)."""
+        for position, pair in known.items():
+            for table, new in ((self.exact, pair), (self.search, outward(pair, self._dtype))):
+                table[position][0][number], table[position][1][number] = new[0][0], new[1][0]
+
+    def compact(self, parts: list[Leaves]) -> Tensor:
+        """Forget the sets that no leaf refers to; renumbers the leaves' anchors and returns the old numbers kept."""
+        used, inverse = torch.cat([p.anchor for p in parts]).unique(return_inverse=True)
+        cursor = 0
         for part in parts:
             part.anchor = inverse[cursor : cursor + len(part)]
             cursor += len(part)
         for table in (self.exact, self.search):
             for position, (low, high) in table.items():
                 table[position] = (low[used], high[used])
-
-    def replace(self, numbers: Tensor, known: dict[int, Interval]) -> None:
-        """Overwrite sets of bounds; leaves that refer to them get the new ones."""
-        for position, pair in known.items():
-            small = outward(pair, self._dtype)
-            for table, values in ((self.exact, pair), (self.search, small)):
-                for tensor, value in zip(table[position], values, strict=True):
-                    tensor[numbers] = value
+        self.prefix = [self.prefix[i] for i in used.tolist()]
+        return used

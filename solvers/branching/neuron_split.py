@@ -11,6 +11,7 @@ import time
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.deepen import Deepener
 from verinet.solvers.branching.gauge import Gauge
 from verinet.solvers.branching.leaves import (
     Anchors,
@@ -31,10 +32,12 @@ from verinet.solvers.query import Clock, Query
 
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.optimize import (
+    Climb,
     Multipliers,
     Optimized,
     RowProblem,
     Step,
+    climb,
     default_multipliers,
     evaluate,
     optimize,
@@ -42,10 +45,8 @@ from verinet.propagation.optimize import (
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 
-TIGHTEN_SLICE = 2.0  # seconds of tightening leaves between two looks at the clock
-LEAVES_PER_ROW = 0.6  # time of a row of a round over time of a leaf
-WORTHWHILE = 0.03  # part of the missing margin that a round must win for another one to follow
-MOST_ANCHORS = 64  # sets of layer bounds kept without looking which are still in use
+FIRST_RATE = 0.1  # of slopes, which lie in [0, 1]
+RATES = (0.02, 0.2)
 
 
 class NeuronSplit:
@@ -66,25 +67,29 @@ class NeuronSplit:
         # At first the anchor of a leaf is its clause, with the bounds of the clause's box.
         box = self._box
         self.anchors = Anchors({v: (lo[box], hi[box]) for v, (lo, hi) in layers.known.items()}, engines.search.dtype)
-        self.tightener = Tightener(query, engines)
-        self.gauge = Gauge()
+        self.gauge = Gauge(len(clauses), 2 * self._undecided())
+        self.deepener = Deepener(self, Tightener(query, engines))
         self._first = torch.tensor([c.first for c in clauses], device=device)
         self.per = clauses[0].count
         self.stack: list[Leaves] = []
         self.stuck: list[Leaves] = []  # every neuron is decided, and still open
-        self._patient = self._clauses_tightened = False
-        self._undecided: int | None = None
+        self._patient = False
         start = torch.arange(len(clauses), device=device)
         margin = torch.full((len(clauses),), -torch.inf, dtype=query.lower.dtype, device=device)
         mass = torch.full_like(margin, 1.0 / len(clauses))
-        since = torch.zeros_like(margin)
-        self.stack.append(Leaves(start, margin, mass, start, since, Literals.none(len(clauses), query.lower)))
+        rate = torch.full_like(margin, FIRST_RATE)
+        self.stack.append(Leaves(start, margin, mass, start.clone(), rate, Literals.none(len(clauses), query.lower)))
         self.closed = self.made = 0
         self.worst: float | None = None
-        self.step = Step(iterations=12, rate=0.2, beta_rate=0.1, decay=0.95)
+        self.rule = Climb()
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
         self.forward_bounds = True  # propagate intervals from split neurons onwards
         self.candidates = 3
+
+    def _undecided(self) -> int:
+        known, gate = self.anchors.exact, Sweeper(self.engines.gate)
+        total = sum(int(gate.undecided(v, known, pair).sum()) for v, pair in known.items())
+        return total // len(self.clauses)
 
     @property
     def open(self) -> int:
@@ -100,18 +105,11 @@ class NeuronSplit:
         while self.stack or self._be_patient():
             if clock.over():
                 return self._outcome(End.TIME)
-            self._tighten_clauses()
-            if len(self.anchors) > MOST_ANCHORS + 4 * self.open:
-                self.anchors.compact([*self.stack, *self.stuck], len(self.clauses))
-            if not self.stack:
-                continue
             begin = time.monotonic()
             leaves = self._next()
             layers, best, owners, margin = self._bound(leaves)
             keep = (~(margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
             self.closed += len(leaves) - int(keep.numel())
-            self.gauge.moved(leaves.margin, margin, leaves.since)
-            leaves.since = leaves.since.clamp(min=0)
             if keep.numel():
                 leaves.margin = margin
                 self.worst = float(margin[keep].min())
@@ -120,9 +118,9 @@ class NeuronSplit:
                 if self.query.clock.over():
                     self.stack.append(leaves.take(keep))
                     return self._outcome(End.TIME)
-                keep = self._tighten_leaves(leaves, best, keep)
                 self._branch(leaves, layers, best, keep)
-            self.gauge.bounded(time.monotonic() - begin, len(leaves))
+            self.gauge.bounded(time.monotonic() - begin, leaves.anchor)
+            self.closed += self.deepener.sharpen([self.stack, self.stuck], clock)
             report("branching", self.open, self.closed, self.worst)
         return self._outcome(End.STALLED if self.stuck else End.CLOSED)
 
@@ -131,7 +129,7 @@ class NeuronSplit:
         if self._patient or not self.stuck:
             return False
         self._patient = True
-        self.step = Step(iterations=200, rate=0.1, beta_rate=0.2, decay=0.985)
+        self.rule = Climb(iterations=200)
         self.stack, self.stuck = self.stuck, []
         return True
 
@@ -165,12 +163,21 @@ class NeuronSplit:
         options = SweepOptions(rows=False, deadline=self.query.clock.over)
         return self.sweeper.sweep(self._lower[box], self._upper[box], options, known)
 
-    def _exact_sweep(self, leaves: Leaves) -> Layers:
+    def exact_sweep(self, leaves: Leaves) -> Layers:
         """The same in the float64 engine."""
         box, anchor = self._box[leaves.clause], leaves.anchor
         known = leaves.literals.clip({v: (lo[anchor], hi[anchor]) for v, (lo, hi) in self.anchors.exact.items()})
         gate = Sweeper(self.engines.gate)
         return gate.sweep(self.query.lower[box], self.query.upper[box], SweepOptions(rows=False), known)
+
+    def part(self, leaves: Leaves) -> Part:
+        """The same domains as tightening sees them."""
+        first = self._first[leaves.clause].unsqueeze(1) + torch.arange(self.per, device=leaves.clause.device)
+        return Part(self._box[leaves.clause], first, leaves.literals)
+
+    def margin(self, leaves: Leaves) -> Tensor:
+        """Certified margins (domains,) of leaves after a fresh optimisation; positive ones close them."""
+        return self._bound(leaves)[3]
 
     def _bound(self, leaves: Leaves) -> tuple[Layers, Optimized, RowMap, Tensor]:
         layers = self.sweep(leaves)
@@ -184,8 +191,12 @@ class NeuronSplit:
             clause = self._clause_margin(bound - goal)
             return bool((clause > 0).all()) or self.query.clock.over()
 
-        step = self.first_step if leaves.warm is None else self.step
-        best = optimize(problem, self.backward, step=step, multipliers=warm, finished=finished)
+        if warm is None:
+            best = optimize(problem, self.backward, step=self.first_step, finished=finished)
+        else:
+            rates = leaves.rate.to(goal).repeat_interleave(self.per)
+            best, rates = climb(problem, self.backward, self.rule, rates, multipliers=warm, finished=finished)
+            leaves.rate = rates.reshape(-1, self.per).amax(1).double().clamp(*RATES)
         for node, (domain, slot) in places.items():
             leaves.literals.beta[domain, slot] = best.betas[node].double()
         margin = self._clause_margin((best.bound - self.query.table.bounds[ids].to(best.bound.dtype)).double())
@@ -198,7 +209,7 @@ class NeuronSplit:
         if hopeful.numel() == 0:
             return margin
         chosen = leaves.take(hopeful)
-        exact = self._exact_sweep(chosen)
+        exact = self.exact_sweep(chosen)
         problem, _, ids = self.problem(chosen, exact)
         rows = rows_of(hopeful, self.per)
         multipliers = {v: tuple(t[rows].double() for t in m) for v, m in best.multipliers.items()}
@@ -255,86 +266,10 @@ class NeuronSplit:
         chosen = keep[possible]
         self.stack.append(children(leaves.take(chosen), choice.take(possible), self._kept(best, chosen)))
 
-    def _tighten_clauses(self) -> None:
-        """Once the search has cost about as much as it takes: layer bounds for whole clauses, while they gain."""
-        if self._clauses_tightened or self.gauge.spent < self._patience():
-            return
-        self._clauses_tightened = True
-        left = self.query.clock.left()
-        for clause in torch.cat([p.clause for p in self.stack]).unique().tolist():
-            if self._refuted(clause):
-                self._drop(clause)
-            if self.query.clock.left() < 0.75 * left:
-                return
-
-    def _patience(self) -> float:
-        """Roughly the seconds that one round takes for all clauses: two rows per undecided neuron."""
-        if self._undecided is None:
-            known, gate = self.anchors.exact, Sweeper(self.engines.gate)
-            self._undecided = sum(int(gate.undecided(v, known, pair).sum()) for v, pair in known.items())
-        return LEAVES_PER_ROW * self._undecided * (self.gauge.leaf_seconds or 0.0) + 1e-3
-
-    def _refuted(self, clause: int) -> bool:
-        """Rounds for one clause, kept in its anchor, while each wins a good part of what is missing."""
-        number = torch.tensor([clause], device=self._box.device)
-        margin = -torch.inf
-        while not self.query.clock.over():
-            zero = self.query.lower.new_zeros(1)
-            root = Leaves(number, zero - torch.inf, zero, number, zero, Literals.none(1, self.query.lower))
-            if not bool(self._tightened(root, number)):
-                return True
-            after = float(self._bound(root)[3])
-            if after > 0:
-                return True
-            if after - margin < WORTHWHILE * -after:
-                return False
-            margin = after
-        return False
-
-    def _drop(self, clause: int) -> None:
-        """Every leaf of a clause that is refuted as a whole is closed."""
-        for pile in (self.stack, self.stuck):
-            before = sum(len(p) for p in pile)
-            pile[:] = [q for q in (p.take(p.clause != clause) for p in pile) if len(q)]
-            self.closed += before - sum(len(p) for p in pile)
-
     def _kept(self, best: Optimized, domains: Tensor) -> Multipliers:
         """Multipliers of some domains, for those that follow them on the stack."""
         rows = rows_of(domains, self.per)
         return {v: tuple(t[rows].float() for t in m) for v, m in best.multipliers.items()}
-
-    def _tighten_leaves(self, leaves: Leaves, best: Optimized, keep: Tensor) -> Tensor:
-        """Give leaves that look expensive layer bounds of their own and put them back; returns the others."""
-        worth = self.gauge.worth(leaves.margin[keep], leaves.since[keep])
-        if not bool(worth.any()):
-            return keep
-        room = max(1, int(TIGHTEN_SLICE / (self.gauge.round_seconds or TIGHTEN_SLICE)))
-        order = leaves.margin[keep].masked_fill(~worth, torch.inf).argsort()[: min(room, int(worth.sum()))]
-        chosen = keep[order]
-        part = leaves.take(chosen)
-        still = self._tightened(part)
-        part.warm, part.parent = self._kept(best, chosen), torch.arange(len(part), device=chosen.device)
-        if bool(still.any()):
-            part.since = -part.since
-            self.stack.append(part.take(still))
-        self.closed += int((~still).sum())
-        rest = torch.ones_like(keep, dtype=torch.bool)
-        rest[order] = False
-        return keep[rest]
-
-    def _tightened(self, leaves: Leaves, anchors: Tensor | None = None) -> Tensor:
-        """One round for all leaves, in anchors of their own or in those named; False where that refutes a leaf."""
-        begin = time.monotonic()
-        exact = self._exact_sweep(leaves)
-        first = self._first[leaves.clause].unsqueeze(1) + torch.arange(self.per, device=leaves.clause.device)
-        part = Part(self._box[leaves.clause], first, leaves.literals)
-        known, refuted = self.tightener.round(part, exact.known)
-        if anchors is None:
-            leaves.anchor = self.anchors.add(known)
-        else:
-            self.anchors.replace(anchors, known)
-        self.gauge.tightened(time.monotonic() - begin, len(leaves))
-        return ~(refuted | exact.infeasible)
 
     def child_bounds(self, leaves: Leaves, warm: Multipliers) -> Tensor:
         """Margins (domains,) by one pass with inherited multipliers: used to re-score split candidates."""

@@ -39,6 +39,10 @@ class Literals:
         """Those of the domains named."""
         return Literals(*(getattr(self, f)[index] for f in _FIELDS))
 
+    def first(self, depth: int) -> Literals:
+        """Only the first `depth` literals of each domain."""
+        return Literals(*(getattr(self, f)[:, :depth] for f in _FIELDS))
+
     def padded(self, depth: int) -> Literals:
         """At least `depth` slots per domain."""
         extra = depth - self.depth

@@ -44,6 +44,16 @@ class Step:
     decay: float = 0.96
 
 
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """Step-size rule of `climb`: every row has its own rate, longer after a gain and shorter after a loss."""
+
+    iterations: int = 12
+    grow: float = 1.4
+    shrink: float = 0.5
+    beta_share: float = 0.4  # steps of split multipliers over steps of slopes
+
+
 @dataclass(slots=True)
 class Optimized:
     """Best bounds (rows,), the functional of the best iterate, its multipliers and its betas (k,) per split node.
@@ -146,12 +156,20 @@ class Adam:
     def tick(self) -> None:
         self._count += 1
 
-    def step(self, key: object, gradient: Tensor, rate: float) -> Tensor:
+    def forget(self, rows: Tensor, special: Mapping[object, Tensor]) -> None:
+        """No momentum for some rows (a mask over the leading axis, or the one that `special` has for a key)."""
+        for key, (first, second) in self._moments.items():
+            mask = special.get(key, rows)
+            self._moments[key] = (first.masked_fill(mask.reshape(-1, *(1,) * (first.dim() - 1)), 0.0), second)
+
+    def step(self, key: object, gradient: Tensor, rate: float | Tensor) -> Tensor:
         first, second = self._moments.get(key, (torch.zeros_like(gradient), torch.zeros_like(gradient)))
         first = first * 0.9 + gradient * 0.1
         second = second * 0.999 + gradient * gradient * 0.001
         self._moments[key] = (first, second)
         mean, spread = first / (1 - 0.9**self._count), second / (1 - 0.999**self._count)
+        if isinstance(rate, Tensor):
+            rate = rate.reshape(-1, *(1,) * (gradient.dim() - 1))
         return mean / (spread.sqrt() + 1e-12) * rate
 
 
@@ -187,13 +205,63 @@ def optimize(
     return best
 
 
+def climb(
+    problem: RowProblem,
+    backward: Backward,
+    rule: Climb,
+    rates: Tensor,
+    *,
+    multipliers: Multipliers,
+    finished: Callable[[Tensor], bool] | None = None,
+) -> tuple[Optimized, Tensor]:
+    """Raise the bounds of all rows from a good start; a row that a step makes worse goes back and steps shorter.
+
+    `rates` (rows,) are the first step sizes; returned too as they are at the end, a good start for similar rows. In
+    deep search trees the useful step shrinks by a factor of ten and more, so no fixed schedule serves all rows.
+    """
+    best = evaluate(problem, backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
+    adam = Adam()
+    for _ in range(rule.iterations):
+        if finished is not None and finished(best.bound):
+            break
+        slopes, up = gradients(problem, backward, best)
+        adam.tick()
+        new = evaluate(
+            problem,
+            backward,
+            ascend(problem, backward, best.multipliers, slopes, (adam, rates)),
+            _raised(problem, best.betas, up, (adam, rates * rule.beta_share)),
+        )
+        worse = ~(new.bound > best.bound)
+        merged = _merge(problem, best, new)
+        if merged.relaxation is None:
+            merged.relaxation = row_relaxation(problem, backward, merged.multipliers)
+        best = merged
+        rates = torch.where(worse, rates * rule.shrink, rates * rule.grow)
+        if bool(worse.any()):
+            adam.forget(worse, {("beta", v): worse[s.row] for v, s in problem.splits.items()})
+    best.corner = backward.corner(best.inputs, problem.owners, problem.lower, problem.upper)
+    return best, rates
+
+
+def _raised(
+    problem: RowProblem, betas: Mapping[int, Tensor], gradients: Mapping[int, Tensor], rule: tuple[Adam, Tensor]
+) -> dict[int, Tensor]:
+    adam, rates = rule
+    return {
+        v: (beta + adam.step(("beta", v), gradients[v], rates[problem.splits[v].row])).clamp(min=0)
+        for v, beta in betas.items()
+    }
+
+
 def ascend(
     problem: RowProblem,
     backward: Backward,
     multipliers: Multipliers,
     gradients: Mapping[int, Sequence[Tensor]],
-    rule: tuple[Adam, float],
+    rule: tuple[Adam, float | Tensor],
 ) -> Multipliers:
+    """One step of all slopes; the rate is one number or one per row."""
     adam, rate = rule
     result: Multipliers = {}
     for position, values in multipliers.items():

@@ -1,0 +1,145 @@
+"""Sharper layer bounds for nodes of the search tree, top down, where the search below them has cost enough.
+
+Layer bounds of a node of the tree hold for everything below it. So when the search below an anchor has cost as much as
+sharpening would, the anchor's two children become anchors: their bounds are tightened under the clause and their split
+literals, and every open leaf below takes them over; a refuted child closes all its leaves at once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from verinet.solvers.branching.gauge import WORTHWHILE, Gauge
+from verinet.solvers.branching.leaves import Anchors, Leaves
+from verinet.solvers.branching.tighten import Part, Tightener
+from verinet.solvers.query import Clock, Query
+
+from verinet.propagation.sweep import Layers
+
+MOST_ANCHORS = 64  # sets of layer bounds kept without looking which are still in use
+
+
+NEVER = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What rounds for one node of the tree came to."""
+
+    refuted: bool
+    number: int | None  # of the new anchor
+    won: float  # part of the missing margin
+
+
+class Search(Protocol):
+    """What sharpening asks of the search."""
+
+    query: Query
+    anchors: Anchors
+    gauge: Gauge
+
+    def exact_sweep(self, leaves: Leaves) -> Layers: ...
+
+    def part(self, leaves: Leaves) -> Part: ...
+
+    def margin(self, leaves: Leaves) -> Tensor: ...
+
+
+class Deepener:
+    """Moves open leaves to sharper anchors when that is due."""
+
+    def __init__(self, search: Search, tightener: Tightener) -> None:
+        self.search, self.tightener = search, tightener
+
+    def sharpen(self, piles: list[list[Leaves]], clock: Clock) -> int:
+        """Do what is due for the leaves of all piles, in place; returns how many leaves that closed."""
+        parts = [part for pile in piles for part in pile]
+        if not parts:
+            return 0
+        closed = 0
+        for anchor in self.search.gauge.due(torch.cat([p.anchor for p in parts])).tolist():
+            if clock.over():
+                break
+            closed += self._divide(anchor, parts)
+        if closed:
+            for pile in piles:
+                pile[:] = [q for q in (p.take(p.anchor >= 0) for p in pile) if len(q)]
+        parts = [part for pile in piles for part in pile]
+        if parts and len(self.search.anchors) > MOST_ANCHORS + 2 * sum(len(p) for p in parts):
+            self.search.gauge.keep(self.search.anchors.compact(parts))
+        return closed
+
+    def _divide(self, anchor: int, parts: list[Leaves]) -> int:
+        """Anchors for the two children of an anchor, or for itself where that is a clause not yet sharpened."""
+        mine = [(p, p.anchor == anchor) for p in parts]
+        prefix = self.search.anchors.prefix[anchor]
+        if prefix < 0:
+            return self._renew(anchor, mine, 0)
+        column = min((_next_column(p, m, prefix) for p, m in mine), default=NEVER)
+        if column == NEVER:  # the node itself is a leaf
+            self.search.gauge.settle(anchor, 0, 0.0)
+            return 0
+        closed = 0
+        for sign in (1.0, -1.0):
+            closed += self._renew(anchor, [(p, m & _signed(p, column, sign)) for p, m in mine], column + 1)
+        return closed
+
+    def _renew(self, anchor: int, group: list[tuple[Leaves, Tensor]], prefix: int) -> int:
+        """Give the leaves (masks over parts) below one node sharper bounds, or close them."""
+        one = next((p.take(m.nonzero()[:1].squeeze(1)) for p, m in group if bool(m.any())), None)
+        if one is None:
+            return 0
+        one.literals, one.warm, one.parent = one.literals.first(prefix), None, None
+        result = self._rounds(one, prefix)
+        self.search.gauge.settle(anchor, 0 if result.number is None else 1, result.won)
+        closed = 0
+        for part, mask in group:
+            if result.refuted:
+                part.anchor[mask] = -1
+                closed += int(mask.sum())
+            elif result.number is not None:
+                part.anchor[mask] = result.number
+        return closed
+
+    def _rounds(self, root: Leaves, prefix: int) -> _Result:
+        """Rounds for one node of the tree while each wins a good part of what is missing."""
+        search = self.search
+        first = last = float(search.margin(root))
+        number: int | None = None
+        while not last > 0:
+            if search.query.clock.over():
+                return _Result(False, number, 0.0)
+            begin = time.monotonic()
+            exact = search.exact_sweep(root)
+            known, refuted = self.tightener.round(search.part(root), exact.known)
+            search.gauge.tightened(time.monotonic() - begin)
+            if bool((refuted | exact.infeasible).any()):
+                return _Result(True, number, 1.0)
+            if number is None:
+                number = search.anchors.add(known, prefix)
+                root.anchor = torch.full_like(root.anchor, number)
+            else:
+                search.anchors.put(number, known)
+            now = float(search.margin(root))
+            won, last = (now - last) / max(-last, 1e-12), now
+            if won < WORTHWHILE:
+                return _Result(last > 0, number, (last - first) / max(-first, 1e-12))
+        return _Result(True, number, 1.0)
+
+
+def _next_column(part: Leaves, mask: Tensor, prefix: int) -> int:
+    """The column of the first literal after the prefix in some of the leaves: the node's own split."""
+    used = (part.literals.node[mask, prefix:] >= 0).any(0).nonzero()
+    return prefix + int(used[0]) if used.numel() else NEVER
+
+
+def _signed(part: Leaves, column: int, sign: float) -> Tensor:
+    """Leaves whose literal in this column exists and has this sign."""
+    literals = part.literals
+    if literals.depth <= column:
+        return torch.zeros_like(part.anchor, dtype=torch.bool)
+    return (literals.node[:, column] >= 0) & (literals.sign[:, column] == sign)
