@@ -94,7 +94,9 @@ class Deepener:
         if one is None:
             return 0
         one.literals, one.warm, one.parent = one.literals.first(prefix), None, None
+        begin = time.monotonic()
         result = self._rounds(one, prefix)
+        self.search.gauge.tightened(time.monotonic() - begin)
         self.search.gauge.settle(anchor, 0 if result.number is None else 1, result.won)
         closed = 0
         for part, mask in group:
@@ -113,10 +115,8 @@ class Deepener:
         while not last > 0:
             if search.query.clock.over():
                 return _Result(False, number, 0.0)
-            begin = time.monotonic()
             exact = search.exact_sweep(root)
             known, refuted = self.tightener.round(search.part(root), exact.known)
-            search.gauge.tightened(time.monotonic() - begin)
             if bool((refuted | exact.infeasible).any()):
                 return _Result(True, number, 1.0)
             if number is None:

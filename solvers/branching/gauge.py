@@ -31,7 +31,7 @@ class Gauge:
     def __init__(self, anchors: int, rows: int) -> None:
         """`rows` is the number of rows of a round for one anchor: two per undecided neuron."""
         self.leaf = Mean(0.0)  # seconds per leaf
-        self.price = Mean(0.3 * rows)  # of a round, in leaves
+        self.price = Mean(0.6 * rows)  # of sharpening one node of the tree, in leaves
         self.effort = torch.zeros(anchors, dtype=torch.float64)
         self.patience = torch.full((anchors,), 1.0, dtype=torch.float64)
         self.searching = self.tightening = 0.0  # seconds
@@ -44,7 +44,7 @@ class Gauge:
             self.effort += torch.bincount(anchors.cpu(), minlength=self.effort.numel())
 
     def tightened(self, seconds: float) -> None:
-        """One round for one node of the tree took so long."""
+        """All rounds for one node of the tree took so long."""
         self.tightening += seconds
         if self.leaf.value > 0:
             self.price.see(seconds / self.leaf.value)

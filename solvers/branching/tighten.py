@@ -67,13 +67,10 @@ class Tightener:
         self._entries = sum(total(nodes[v].shape) for v in engines.gate.order(query.graph.output))
         self._inside = frozenset(engines.gate.order(query.graph.output))
 
-    def round(
-        self, part: Part, known: dict[int, Interval], chosen: dict[int, Tensor] | None = None
-    ) -> tuple[dict[int, Interval], Tensor]:
+    def round(self, part: Part, known: dict[int, Interval]) -> tuple[dict[int, Interval], Tensor]:
         """One pass over all layers; `known` (domains, *shape) in float64, literals already clipped in.
 
-        `chosen` (domains, *shape) per node limits the work to some entries. Returns tighter bounds and which domains
-        (domains,) are refuted because bounds cross.
+        Returns tighter bounds and which domains (domains,) are refuted because bounds cross.
         """
         known = dict(known)
         refuted = torch.zeros_like(part.box, dtype=torch.bool)
@@ -83,8 +80,6 @@ class Tightener:
             low, high = known[position]
             mask = self._sweeper.undecided(position, known, (low, high))
             mask = mask & ~refuted.reshape(-1, *(1,) * (low.dim() - 1))
-            if chosen is not None:
-                mask = mask & chosen[position] if position in chosen else torch.zeros_like(mask)
             domain, index = mask.reshape(mask.shape[0], -1).nonzero(as_tuple=True)
             flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
             size = max(1, CHUNK_BYTES // (8 * self._entries))
@@ -197,20 +192,6 @@ class Tightener:
         size = (force * bounds.abs()).sum(1)
         value = state.bound - (force * bounds).sum(1)
         return value - loss - (size + state.bound.abs()) * rounding(per + 6, torch.float64)
-
-
-def most_influential(scores: dict[int, Tensor], share: float) -> dict[int, Tensor]:
-    """Per domain the entries with the largest scores (domains, *shape) that make up a share of the positive ones."""
-    flat = torch.cat([t.reshape(t.shape[0], -1) for t in scores.values()], 1)
-    count = (flat > 0).sum(1)
-    keep = (count * share).ceil().long().clamp(min=1, max=flat.shape[1])
-    least = flat.sort(1, descending=True).values.gather(1, (keep - 1).unsqueeze(1)).clamp(min=1e-30)
-    result, cursor = {}, 0
-    for node, score in scores.items():
-        width = score[0].numel()
-        result[node] = (flat[:, cursor : cursor + width] >= least).reshape(score.shape)
-        cursor += width
-    return result
 
 
 def _joined(first: SplitRows, second: SplitRows) -> SplitRows:
