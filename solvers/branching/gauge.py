@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 FORGET = 0.9  # weight of the past in running means
+CHILDREN = 2  # sharpened at a time
 WORTHWHILE = 0.03  # part of the missing margin that a round must win for another one to follow
 
 
@@ -24,8 +25,8 @@ class Gauge:
     """Effort below every anchor against the price of a round of tightening, both counted in leaves.
 
     An anchor is a node of the search tree with layer bounds of its own. Once the search below it has cost as much as
-    sharpening its two children would, they are sharpened (the ski-rental rule: never more than a constant factor worse
-    than knowing in advance which of the two is better).
+    sharpening its children would, they are sharpened (the ski-rental rule: never more than a constant factor worse than
+    knowing in advance which of the two is better).
     """
 
     def __init__(self, anchors: int, rows: int) -> None:
@@ -33,7 +34,7 @@ class Gauge:
         self.leaf = Mean(0.0)  # seconds per leaf
         self.price = Mean(0.6 * rows)  # of sharpening one node of the tree, in leaves
         self.effort = torch.zeros(anchors, dtype=torch.float64)
-        self.patience = torch.full((anchors,), 1.0, dtype=torch.float64)
+        self.patience = torch.full((anchors,), 1.0 / CHILDREN, dtype=torch.float64)
         self.searching = self.tightening = 0.0  # seconds
 
     def bounded(self, seconds: float, anchors: Tensor) -> None:
@@ -52,7 +53,7 @@ class Gauge:
     def due(self, anchors: Tensor) -> Tensor:
         """Those of the anchors named whose effort has reached their patience."""
         named = anchors.unique().cpu()
-        return named[self.effort[named] > self.patience[named] * (self.price.value + 1)]
+        return named[self.effort[named] > CHILDREN * self.patience[named] * (self.price.value + 1)]
 
     def settle(self, parent: int, new: int, won: float) -> None:
         """Start counting for `new` anchors made below a parent; little won makes them more patient."""
