@@ -8,6 +8,7 @@ import torch
 from verinet.solvers.arms import InputArm, Meter, NeuronArm
 from verinet.solvers.attack.pgd import Attack, AttackPlan
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.positions import close_cases
 from verinet.solvers.query import Clock, Query
 
 from verinet.ir.graph import Graph
@@ -50,8 +51,9 @@ class Strategy:
     def solve(self, clock: Clock) -> Solution:
         """Attack, then give slices of time to the searches; ends with everything closed, a witness, or the clock."""
         self._begin = clock.now()
-        if self._quick_attack(clock):
-            return self._end(End.CANDIDATE)
+        opening = self._opening(clock)
+        if opening is not None:
+            return opening
         meters = [Meter(arm) for arm in self._arms()]
         self.solution.trail += [m.arm.name for m in meters]
         length, turn = FIRST_SLICE, 0
@@ -79,6 +81,13 @@ class Strategy:
             if self._attack_again(turn, clock):
                 return self._end(End.CANDIDATE)
         return self._end(End.STALLED)
+
+    def _opening(self, clock: Clock) -> Solution | None:
+        """What needs no search tree: a quick attack, and cases of positions that depend on the input."""
+        if self._quick_attack(clock):
+            return self._end(End.CANDIDATE)
+        decided = close_cases(self.query, self.offer, clock)
+        return None if decided is None else self._finish(decided, decided.end)
 
     def _trial(self, meter: Meter, meters: list[Meter]) -> float:
         """Seconds an arm gets before arms are compared; with few axes or many boxes input splitting goes first."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,21 @@ import numpy as np
 import torch
 
 from verinet.errors import PropertyError, UsageError
+from verinet.frontends.compose import Composite, alone, check_composite, compose
 from verinet.frontends.model import Model
 from verinet.results import Bounds, Progress, Reason, Stats, Status, Verdict, Witness
+from verinet.spec.normal import UnboundedInputError
 from verinet.spec.property import Box, Floats, Property
-from verinet.witness.replay import Replayer
+from verinet.witness.replay import Replayer, ReplayResult
 
 if TYPE_CHECKING:
     from verinet.solvers.query import Query
     from verinet.solvers.strategy import Solution
 
 ModelLike = Model | str | Path
+Networks = ModelLike | Mapping[str, ModelLike]
+
+_CUT, _CUT_SECONDS = 100.0, 10.0  # how far, and how long, inputs without bounds are searched for a violation
 PropertyLike = Property | str | Path
 
 
@@ -33,7 +38,7 @@ def load(path: str | Path) -> Model:
 
 
 def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options by keyword only
-    model: ModelLike,
+    model: Networks,
     prop: PropertyLike,
     *,
     timeout: float = 300.0,
@@ -45,6 +50,9 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
 ) -> Verdict:
     """Prove that no input of the property's region violates it, or find one that does.
 
+    `model` is one network, or maps the names of networks that a VNN-LIB 2.0 query declares to them; a network that is
+    `equal-to` another needs none. The inputs and outputs of a witness are then those of all networks, hidden tensors
+    with the outputs, in order of declaration.
     `timeout` is in seconds from `started` (a `time.monotonic()` value; now by default). `stop` is polled and ends the
     search early. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that ONNX
     Runtime confirms on the original file with zero tolerance. Raises `VerinetError` on bad input.
@@ -52,15 +60,22 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
     if not timeout > 0:
         raise UsageError(f"the timeout must be a positive number of seconds, not {timeout}")
     begin = time.monotonic() if started is None else started
-    network = model if isinstance(model, Model) else load(model)
-    statement = prop if isinstance(prop, Property) else _read(prop, network)
-    _check_sizes(network, statement)
-    run = _Run(network, statement, None if isinstance(prop, Property) else Path(prop), begin)
-    return run.verdict(_Limits(begin + timeout, stop, progress, seed, pick_device(device)))
+    networks = _load_all(model)
+    limits = _Limits(begin + timeout, stop, progress, seed, pick_device(device))
+    if isinstance(prop, Property):
+        return _Run(_fitting(networks, prop), prop, None, begin).verdict(limits)
+    try:
+        statement = _read(prop)
+    except UnboundedInputError:
+        found = _violation_in_cut(networks, Path(prop), begin, limits)
+        if found is None:
+            raise
+        return found
+    return _Run(_fitting(networks, statement), statement, Path(prop), begin).verdict(limits)
 
 
 def bounds(
-    model: ModelLike,
+    model: Networks,
     region: PropertyLike | Box,
     *,
     layer: str | None = None,
@@ -70,25 +85,27 @@ def bounds(
     """Certified bounds, flat, of the outputs or of the layer named, over a box.
 
     `method` is "interval", "linear" (backward linear bounds) or "auto" (slopes optimised as well). A property with
-    several boxes is bounded over their hull. Raises `UsageError` for an unknown layer or method.
+    several boxes is bounded over their hull. Outputs are those of all networks of the property. Raises `UsageError` for
+    an unknown layer or method.
     """
     from verinet.solvers.layer_bounds import layer_bounds
 
     begin = time.monotonic()
-    network = model if isinstance(model, Model) else load(model)
+    networks = _load_all(model)
     if isinstance(region, Box):
-        lower, upper = region.lower, region.upper
+        if not isinstance(networks, Model):
+            raise UsageError("a box bounds the inputs of one network", hint="give a property for several networks")
+        graph, lower, upper = alone(networks).graph, region.lower, region.upper
     else:
-        statement = region if isinstance(region, Property) else _read(region, network)
-        _check_sizes(network, statement)
+        statement = region if isinstance(region, Property) else _read(region)
+        graph = _fitting(networks, statement).graph
         if not statement.boxes:
             raise PropertyError("the region is empty: there is nothing to bound", where=statement.name)
         lower = np.min([b.lower for b in statement.boxes], axis=0)
         upper = np.max([b.upper for b in statement.boxes], axis=0)
-    if len(lower) != network.graph.input_size:
-        raise PropertyError(f"the region has {len(lower)} inputs, the network {network.graph.input_size}")
-    graph = network.graph.to(torch.float64, pick_device(device))
-    low, high = layer_bounds(graph, lower, upper, layer, method)
+    if len(lower) != graph.input_size:
+        raise PropertyError(f"the region has {len(lower)} inputs, the network {graph.input_size}")
+    low, high = layer_bounds(graph.to(torch.float64, pick_device(device)), lower, upper, layer, method)
     return Bounds(layer or "output", low, high, method, time.monotonic() - begin)
 
 
@@ -103,20 +120,51 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _read(prop: str | Path, network: Model) -> Property:
+def _load_all(given: Networks) -> Model | dict[str, Model]:
+    """Every file is read once, also when several names have it."""
+    if not isinstance(given, Mapping):
+        return given if isinstance(given, Model) else load(given)
+    if not given:
+        raise UsageError("no network was given")
+    known: dict[str, Model] = {}
+    loaded: dict[str, Model] = {}
+    for name, one in given.items():
+        if not isinstance(one, Model):
+            key = str(Path(one).resolve())
+            known[key] = one = known[key] if key in known else load(one)
+        loaded[name] = one
+    return loaded
+
+
+def _read(prop: str | Path) -> Property:
     from verinet.spec import read_property
 
-    return read_property(prop, network.graph.input_size, network.graph.output_size)
+    return read_property(prop)
 
 
-def _check_sizes(network: Model, prop: Property) -> None:
-    if (prop.inputs, prop.outputs) != (network.graph.input_size, network.graph.output_size):
+def _fitting(networks: Model | dict[str, Model], prop: Property) -> Composite:
+    """The networks composed for a property. Raises PropertyError where their sizes differ."""
+    whole = compose(networks, prop)
+    if (prop.inputs, prop.outputs) != (whole.graph.input_size, whole.graph.output_size):
         raise PropertyError(
             f"the property speaks of {prop.inputs} inputs and {prop.outputs} outputs, "
-            f"the network has {network.graph.input_size} and {network.graph.output_size}",
+            f"the network has {whole.graph.input_size} and {whole.graph.output_size}",
             where=prop.name,
             hint="check that the two files belong together",
         )
+    return whole
+
+
+def _violation_in_cut(networks: Model | dict[str, Model], prop: Path, begin: float, limits: _Limits) -> Verdict | None:
+    """Where inputs lack bounds, a violation among moderate inputs, or None: nothing can be proved about them."""
+    from verinet.spec.reader import read_cut_property
+
+    statement = read_cut_property(prop, _CUT)
+    run = _Run(_fitting(networks, statement), statement, prop, begin)
+    run.extra_notes = (f"some inputs have no bounds: only values up to {_CUT:g} beyond the known ones were searched",)
+    short = replace(limits, deadline=min(limits.deadline, time.monotonic() + _CUT_SECONDS))
+    verdict = run.verdict(short)
+    return verdict if verdict.status is Status.SAT else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +181,27 @@ class _Limits:
 class _Run:
     """One query: holds what replay and the gate need."""
 
-    def __init__(self, model: Model, prop: Property, source: Path | None, begin: float) -> None:
-        self.model, self.prop, self.source, self.begin = model, prop, source, begin
+    def __init__(self, whole: Composite, prop: Property, source: Path | None, begin: float) -> None:
+        self.whole, self.prop, self.source, self.begin = whole, prop, source, begin
         self.witness: Witness | None = None
         self.loose = self.refuted = 0
         self.extra_notes: tuple[str, ...] = ()
-        self.replayer = Replayer(model, source, prop)
+        self.replayer = Replayer(whole, source, prop)
 
     def verdict(self, limits: _Limits) -> Verdict:
         """Check that the network was read right, then search."""
-        from verinet.frontends.crosscheck import compare_with_onnxruntime
-
+        notes = (*self.prop.notes, *self.whole.notes)
         if not self.prop.clauses:
-            return self._answer(Status.UNSAT, Reason.EMPTY_REGION, notes=self.prop.notes)
+            return self._answer(Status.UNSAT, Reason.EMPTY_REGION, notes=notes)
         samples = self._samples(limits.seed)
-        compare_with_onnxruntime(self.model, samples)
-        notes = self.prop.notes
+        check_composite(self.whole, samples)
         if self.offer(samples[:1]):
             note = "the property is already violated at the centre of its input box"
             return self._answer(Status.SAT, Reason.REPLAYED, notes=(*notes, note))
         from verinet.solvers.strategy import Strategy
 
         query = self._query(limits)
-        attack_graph = self.model.graph.to(_native(self.model), limits.device)
+        attack_graph = self.whole.graph.to(torch.float64 if self.whole.double else torch.float32, limits.device)
         strategy = Strategy(query, attack_graph, self.offer, self._reporter(limits), limits.seed)
         return self._conclude(strategy.solve(query.clock), limits, notes)
 
@@ -170,11 +216,12 @@ class _Run:
         return np.stack(points)
 
     def _query(self, limits: _Limits) -> Query:
+        from verinet.ops.sorting.network import with_comparators
         from verinet.solvers.query import Clock, Query, clause_table
 
         device = limits.device
         return Query(
-            graph=self.model.graph.to(torch.float64, device),
+            graph=with_comparators(self.whole.graph).to(torch.float64, device),
             lower=torch.from_numpy(np.stack([b.lower for b in self.prop.boxes])).to(device),
             upper=torch.from_numpy(np.stack([b.upper for b in self.prop.boxes])).to(device),
             table=clause_table(self.prop, device),
@@ -192,13 +239,13 @@ class _Run:
                 self.witness = result.witness
                 return True
             if result.outcome is Outcome.ONLY_WITHIN_TOLERANCE:
-                if self._proved_between_grid_points(result.witness, point):
+                if self._proved_between_grid_points(result, point):
                     return True
                 self.loose += 1
             self.refuted += result.outcome is Outcome.REFUTED
         return False
 
-    def _proved_between_grid_points(self, witness: Witness, point: Floats) -> bool:
+    def _proved_between_grid_points(self, result: ReplayResult, point: Floats) -> bool:
         """Where the box holds no number of the input type, prove the violation for the real numbers it does hold.
 
         ONNX Runtime has already shown it at the nearest numbers of the type. Here every real input in the (tiny) box
@@ -208,16 +255,16 @@ class _Run:
 
         number = self.replayer.nearest_box(point)
         box = self.prop.boxes[number]
-        free = (witness.inputs >= box.inner_lower) & (witness.inputs <= box.inner_upper)
-        lower, upper = np.where(free, witness.inputs, box.lower), np.where(free, witness.inputs, box.upper)
+        free = (result.point >= box.inner_lower) & (result.point <= box.inner_upper)
+        lower, upper = np.where(free, result.point, box.lower), np.where(free, result.point, box.upper)
         if bool(((upper - lower) > 1e-6 * (1 + np.abs(lower))).any()):
             return False
         clauses = [c.rows for c in self.prop.clauses if c.box == number]
-        if not violated_everywhere(self.model.graph.to(torch.float64), lower, upper, clauses):
+        if not violated_everywhere(self.whole.graph.to(torch.float64), lower, upper, clauses):
             return False
-        inputs = np.where(free, witness.inputs, lower * 0.5 + upper * 0.5)
-        self.witness = Witness(inputs, witness.outputs, witness.margin)
-        self.extra_notes = (
+        inputs = self.whole.spread.declared(np.where(free, result.point, lower * 0.5 + upper * 0.5))
+        self.witness = Witness(inputs, result.witness.outputs, result.witness.margin)
+        self.extra_notes += (
             "some inputs of the box lie between two numbers of the network's type: ONNX Runtime confirms the "
             "violation at the nearest numbers, and float64 bounds prove it for the exact ones",
         )
@@ -269,11 +316,5 @@ class _Run:
         base = stats or Stats()
         full = Stats(seconds, base.domains, base.closed, base.open, base.strategy)
         witness = self.witness if status is Status.SAT else None
-        provenance = {"torch": torch.__version__, "model_sha256": self.model.sha256, "property": self.prop.name}
+        provenance = {"torch": torch.__version__, "model_sha256": self.whole.sha256, "property": self.prop.name}
         return Verdict(status, reason, witness, gap, full, provenance, (*notes, *self.extra_notes))
-
-
-def _native(model: Model) -> torch.dtype:
-    """The number type in which the attack follows gradients."""
-    double = any("double" in str(t) or "float64" in str(t) for t in model.input_dtypes)
-    return torch.float64 if double else torch.float32

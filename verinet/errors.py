@@ -65,6 +65,12 @@ class VnnlibSyntaxError(PropertyError):
         self.file, self.line, self.column = file, line, column
 
 
+class CertificationError(VerinetError):
+    """Multipliers prove no bound: the matrix they have to make positive semidefinite is not, or not verifiably."""
+
+    exit_code = 1
+
+
 class InternalError(VerinetError):
     """An invariant of verinet itself broke (crossing bounds, a graph pass that changed the function)."""
 

@@ -116,6 +116,67 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerShare:
+    """What one nonlinear layer contributes to a Lipschitz bound: its blocks and the range of their multipliers."""
+
+    name: str
+    blocks: int
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class LipschitzBound:
+    """`||f(x) - f(y)|| <= upper ||x - y||` for all x, y of the region, certified in float64 with rounding charged.
+
+    `lower` is a quotient that some pair of inputs attains, `gap` = upper / lower - 1. `method` names what proposed the
+    multipliers; `multipliers` (blocks,) are the ones that prove `upper` (empty for norm products). `candidates` holds
+    (method, certified upper bound, seconds) of everything that was tried, best first.
+    """
+
+    upper: float
+    lower: float
+    norm: str
+    region: str
+    method: str
+    gap: float
+    seconds: float
+    multipliers: FloatArray
+    layers: tuple[LayerShare, ...] = ()
+    candidates: tuple[tuple[str, float, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite gap is None."""
+        record = {name: getattr(self, name) for name in ("upper", "lower", "norm", "region", "method", "seconds")}
+        record["gap"] = self.gap if np.isfinite(self.gap) else None
+        record["multipliers"] = self.multipliers.tolist()
+        record["layers"] = [asdict(layer) for layer in self.layers]
+        record["candidates"] = [
+            {"method": method, "upper": upper, "seconds": seconds} for method, upper, seconds in self.candidates
+        ]
+        record["notes"], record["provenance"] = list(self.notes), dict(self.provenance)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Radius:
+    """No input within `radius` of the given one, in the 2-norm, changes the label. `lipschitz` was used for it."""
+
+    radius: float
+    label: int
+    margin: float  # least certified difference between the label's output and another one, at the input
+    lipschitz: float
+    local: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A snapshot of a running query, handed to the `progress` callback a few times per second.
 

@@ -62,8 +62,16 @@ class Leaves:
 
     def take(self, index: Tensor | slice) -> Leaves:
         parent = None if self.parent is None else self.parent[index]
-        fields = (self.clause, self.margin, self.mass, self.anchor, self.rate)
-        return Leaves(*(t[index] for t in fields), self.literals.take(index), self.warm, parent)
+        return Leaves(
+            self.clause[index],
+            self.margin[index],
+            self.mass[index],
+            self.anchor[index],
+            self.rate[index],
+            self.literals.take(index),
+            self.warm,
+            parent,
+        )
 
 
 def rows_of(domains: Tensor, per: int) -> Tensor:
@@ -108,9 +116,16 @@ def join_leaves(parts: list[Leaves], per: int) -> Leaves:
             offset += int(used.numel())
         warm = {v: tuple(torch.cat(ts) for ts in zip(*(k[v] for k in kept), strict=True)) for v in kept[0]}
         parent = torch.cat(index)
-    fields = ("clause", "margin", "mass", "anchor", "rate")
-    joined = (torch.cat([getattr(p, f) for p in parts]) for f in fields)
-    return Leaves(*joined, Literals.join([p.literals for p in parts]), warm, parent)
+    return Leaves(
+        torch.cat([p.clause for p in parts]),
+        torch.cat([p.margin for p in parts]),
+        torch.cat([p.mass for p in parts]),
+        torch.cat([p.anchor for p in parts]),
+        torch.cat([p.rate for p in parts]),
+        Literals.join([p.literals for p in parts]),
+        warm,
+        parent,
+    )
 
 
 def outward(pair: Interval, dtype: torch.dtype) -> Interval:
@@ -156,6 +171,7 @@ class Anchors:
 
     def compact(self, parts: list[Leaves]) -> Tensor:
         """Forget the sets that no leaf refers to; renumbers the leaves' anchors and returns the old numbers kept."""
+        used: Tensor
         used, inverse = torch.cat([p.anchor for p in parts]).unique(return_inverse=True)
         cursor = 0
         for part in parts:

@@ -150,7 +150,8 @@ class Tightener:
         multipliers = default_multipliers(problem, engine)
         betas = {v: s.beta for v, s in problem.splits.items()}
         adam, rate = Adam(), 1.0
-        best: tuple[Tensor, Multipliers, dict[int, Tensor], Tensor] | None = None
+        least = torch.full_like(force[:, 0], -torch.inf)
+        best: _State = (least, multipliers, betas, force)
         for turn in range(self.step.iterations + 1):
             problem = replace(problem, rows=torch.einsum("rp,rpm->rm", force, weights))
             state = evaluate(problem, engine, multipliers, betas)
@@ -202,10 +203,8 @@ def _joined(first: SplitRows, second: SplitRows) -> SplitRows:
 _State = tuple[Tensor, Multipliers, dict[int, Tensor], Tensor]
 
 
-def _better(problem: RowProblem, best: _State | None, new: _State) -> _State:
+def _better(problem: RowProblem, best: _State, new: _State) -> _State:
     """Per row the better of two iterates."""
-    if best is None:
-        return new
     better = new[0] > best[0]
 
     def pick(a: Tensor, b: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ CASES = [(op, example) for op, activation in table().items() for example in acti
 IDS = [f"{op}-{i}" for i, (op, _) in enumerate(CASES)]
 
 
+def channels_of(function: ScalarFunction) -> int:
+    """Entries that the parameters broadcast to; 1 without any."""
+    return torch.broadcast_tensors(*function.parameters)[0].numel() if function.parameters else 1
+
+
 @dataclass(frozen=True)
 class Case:
     """One function with intervals: `lower`, `upper` are (intervals, channels) of the dtype under test."""
@@ -39,7 +44,7 @@ class Case:
         """(points, intervals, channels) float64 inside the intervals: ends, a grid, breakpoints and `extra`."""
         low, high = self.lower.double(), self.upper.double()
         grid = torch.linspace(0, 1, 41, dtype=torch.float64).reshape(-1, 1, 1)
-        marks = [*self.function.breakpoints, *self.function.extrema]
+        marks = [*self.function.breakpoints, *self.function.extrema, *self.places()]
         if self.function.jumps is not None:
             jump = self.function.jumps.nearest(0.5 * low + 0.5 * high)
             marks_at = [torch.nextafter(jump, high), torch.nextafter(jump, low), jump]
@@ -56,12 +61,22 @@ class Case:
             parts.append(torch.nextafter(extra.double(), low.expand_as(extra)))
         return torch.minimum(torch.maximum(torch.cat(parts), low), high)
 
+    def places(self) -> list[float]:
+        """Corners, extrema and inflections that were found for these intervals: the first few dozen inside."""
+        chart = self.function.on(self.lower, self.upper).chart
+        if chart is None:
+            return []
+        bands = (chart.corners, chart.extrema, chart.turns)
+        found = torch.cat([t.reshape(-1).double() for band in bands for t in (band.start, band.stop)])
+        inside = found[(found >= self.lower.min()) & (found <= self.upper.max())].unique()
+        return [float(x) for x in inside[:: 1 + inside.numel() // 40]]
+
 
 def make_case(onnx_op: str, attributes: Attributes, lower: Tensor, upper: Tensor) -> Case:
     """A case from (intervals, 1) bounds; channels are repeated for functions with parameters."""
     function = find(onnx_op, attributes)
     assert function is not None
-    channels = function.parameters[0].numel() if function.parameters else 1
+    channels = channels_of(function)
     limits = domain(onnx_op, attributes)
     lower, upper = (inside(t, limits).expand(-1, channels).contiguous() for t in (lower, upper))
     exact = tuple(reference(onnx_op, attributes, c) for c in range(channels))

@@ -61,9 +61,13 @@ def common(
 @app.command()
 def verify(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx SPEC.vnnlib", help="In either order.")],
+    files: Annotated[list[str], typer.Argument(metavar="MODEL.onnx SPEC.vnnlib", help="In either order.")],
     network: Annotated[
-        list[str] | None, typer.Option("--network", metavar="NAME=FILE", help="The network, as VNN-LIB 2.0 names it.")
+        list[str] | None, typer.Option("--network", metavar="NAME=FILE", help="A network, as VNN-LIB 2.0 names it.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--serialise-assignments", "--assignments", metavar="DIR", help="Counterexample as ONNX tensors."),
     ] = None,
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="SECONDS", help="Limit for the whole process, start-up included.")
@@ -85,7 +89,8 @@ def verify(
     settings = Settings(seconds(timeout), _known_device(device), seed, 0 if quiet else verbose)
     with guarded(verbose):
         model, spec = sort_files(files, network or ())
-        report = Report(model, spec, result, as_json, quiet)
+        standard = bool(network) and not quiet  # the standard's form of the command prints the counterexample too
+        report = Report(model, spec, result, as_json, quiet, standard, folder)
     raise typer.Exit(run_verify(report, settings, context.obj))
 
 
@@ -107,6 +112,39 @@ def bounds(
 
 
 @app.command()
+def lipschitz(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A network (.onnx) or an implicit one (.npz).")],
+    norm: Annotated[str, typer.Option("--norm", metavar="2|inf", help="Of inputs and outputs.")] = "2",
+    spec: Annotated[Path | None, typer.Option("--spec", metavar="FILE.vnnlib", help="Region: its input box.")] = None,
+    box: Annotated[
+        Path | None, typer.Option("--box", metavar="FILE.npz", help="Region: arrays lower and upper.")
+    ] = None,
+    center: Annotated[
+        Path | None, typer.Option("--center", metavar="FILE", help="Region: centre of a ball, .npy or .npz.")
+    ] = None,
+    radius: Annotated[float | None, typer.Option("--radius", metavar="R", help="Its radius in the 2-norm.")] = None,
+    output: Annotated[int | None, typer.Option("--output", metavar="K", help="Only this output, from 0.")] = None,
+    method: Annotated[
+        str,
+        typer.Option("--method", metavar="NAME", help="auto, product, recursion, layer, first-order, neuron or exact."),
+    ] = "auto",
+    solver: Annotated[
+        str, typer.Option("--solver", metavar="NAME", help="auto, verinet, clarabel, scs or mosek.")
+    ] = "auto",
+    seconds: Annotated[float, typer.Option("--time", metavar="SECONDS", help="For the search.")] = 60.0,
+    as_json: AsJson = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the search for the lower bound.")] = 0,
+    verbose: Verbose = 0,
+) -> None:
+    """Certified Lipschitz bound, everywhere or over a region, with an attained lower bound beside it."""
+    from verinet.cli.lipschitz import Question, RegionFiles, run_lipschitz
+
+    with guarded(verbose):
+        region = RegionFiles(spec, box, center, radius)
+        run_lipschitz(model, region, Question(norm, output, method, solver, seconds, seed), as_json)
+
+
+@app.command()
 def inspect(model: ModelFile, as_json: AsJson = False, verbose: Verbose = 0) -> None:
     """List every operator of a network: bounded, folded into a constant, or not supported."""
     from verinet.cli.describe import run_inspect
@@ -114,6 +152,85 @@ def inspect(model: ModelFile, as_json: AsJson = False, verbose: Verbose = 0) -> 
     with guarded(verbose):
         code = run_inspect(model, as_json)
     raise typer.Exit(code)
+
+
+@app.command()
+def batch(
+    instances: Annotated[Path, typer.Argument(metavar="INSTANCES", help="Rows onnx,vnnlib,timeout; or a folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run; resumed if it holds one.")],
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes at a time.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="SECONDS", help="For every instance, instead of the list's.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option("--memory", metavar="GB", help="Limit of one worker.")] = None,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Part I of N, for job arrays.")] = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random searches.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier results aside and start again.")] = False,
+    competition: Annotated[
+        Path | None, typer.Option("--competition", metavar="SCRIPTS", help="Run these scripts as the organisers do.")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing but errors.")] = False,
+) -> None:
+    """Answer many instances with warm workers; an interrupted run goes on where it stopped."""
+    from verinet.cli.batch import BatchOptions, run_batch, run_competition
+    from verinet.cli.verify import seconds
+
+    limit = None if timeout is None else seconds(timeout)
+    with guarded(verbose):
+        if competition is not None:
+            raise typer.Exit(run_competition(instances, out, competition, limit))
+        options = BatchOptions(workers, limit, memory, shard, _known_device(device), seed, fresh)
+        code = run_batch(instances, out, options, (quiet, as_json))
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `verinet batch` has filled.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[RUN2]", help="To compare with: a run, or a csv file of other tools.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="One self-contained page.")] = None,
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE|-", help="The competition's columns; - for stdout.")
+    ] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="For pandas and the like.")] = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Show what a batch run found: a table here, or a page, csv or Parquet file."""
+    from verinet.cli.report import ReportFiles, run_report
+
+    with guarded(verbose):
+        run_report(run, other, ReportFiles(html, csv, parquet))
+
+
+@app.command()
+def convert(
+    source: SpecFile,
+    target: Annotated[str, typer.Argument(metavar="OUT.vnnlib", help="May end in .gz; - for stdout.")],
+    to: Annotated[str, typer.Option("--to", metavar="1|2", help="The version to write; default: the other one.")] = "",
+    network: Annotated[
+        Path | None, typer.Option("--network", metavar="MODEL.onnx", help="Shapes and types for version 2.")
+    ] = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Write a property in another version of VNN-LIB, with exactly the same meaning."""
+    from verinet.cli.convert import Conversion, run_convert
+
+    with guarded(verbose):
+        run_convert(Conversion(source, target, to, network))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def supports(context: typer.Context) -> None:
+    """What verinet can do, in the words of the VNN-LIB standard: `--onnx-operators`, `--hidden-node-theories` ..."""
+    from verinet.cli.supports import run_supports
+
+    with guarded():
+        run_supports(context.args)
 
 
 @app.command()

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verinet.cli.files import NetworkFiles
+from verinet.cli.finish import named
 from verinet.cli.session import emit, emit_json, say
 from verinet.errors import UsageError
 
@@ -13,12 +15,12 @@ if TYPE_CHECKING:
     from verinet.frontends.onnx import OperatorRecord
 
 
-def run_bounds(files: tuple[Path, Path], layer: str | None, device: str, as_json: bool) -> None:
+def run_bounds(files: tuple[NetworkFiles, Path], layer: str | None, device: str, as_json: bool) -> None:
     """Print certified bounds of one layer, one entry a line: index, lower, upper."""
     from verinet import api
 
     model, spec = files
-    found = api.bounds(str(model), str(spec), layer=layer, device=device)
+    found = api.bounds(named(model), str(spec), layer=layer, device=device)
     if as_json:
         emit_json(found.to_dict())
         return

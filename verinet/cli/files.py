@@ -1,13 +1,14 @@
-"""Which of the files on the command line is the network and which is the property."""
+"""Which of the files on the command line are networks and which is the property."""
 
 from __future__ import annotations
 
+import ast
 import gzip
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from verinet.errors import PropertyError, UsageError
+from verinet.errors import UsageError
 
 
 class Kind(Enum):
@@ -17,32 +18,38 @@ class Kind(Enum):
     PROPERTY = "property"
 
 
+NetworkFiles = Path | dict[str, Path]
+"""The file of one network, or those of several by their names in the query."""
+
 _SUFFIXES = {".onnx": Kind.NETWORK, ".vnnlib": Kind.PROPERTY}
 
 
-def sort_files(files: Sequence[Path], networks: Sequence[str]) -> tuple[Path, Path]:
-    """(network, property) from positional files in either order and from `--network NAME=FILE` options.
+def sort_files(files: Sequence[str | Path], networks: Sequence[str]) -> tuple[NetworkFiles, Path]:
+    """(networks, property) from positional files in either order and from `--network NAME=FILE` options.
+
+    A positional network may be the competition's list text for queries over several: `[('f', 'a.onnx'), ...]`.
 
     Raises:
-        UsageError: a file is missing, or it is unclear which one is what.
-        PropertyError: more than one network.
+        UsageError: a file is missing, a name occurs twice, or it is unclear which file is what.
     """
-    named = [_named_network(text) for text in networks]
-    if len(set(named)) > 1:
-        raise PropertyError(
-            "a query over several networks cannot be answered yet",
-            where=", ".join(str(path) for path in named),
-            hint="join the networks into one ONNX file and state the property over its inputs and outputs",
-        )
-    for path in (*files, *named):
+    lists = [str(file) for file in files if str(file).lstrip().startswith("[")]
+    plain = [Path(file) for file in files if str(file) not in lists]
+    pairs = [_named_network(text) for text in networks] + [pair for text in lists for pair in _listed_networks(text)]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise UsageError(f"the network {twice} is given twice", hint="one file for each network")
+    for path in (*plain, *named.values()):
         _require_file(path)
     expected = 1 if named else 2
-    if len(files) != expected:
+    if len(plain) != expected:
         raise UsageError(
-            f"expected {'one property' if named else 'a network and a property'}, got {len(files)} file(s)",
+            f"expected {'one property' if named else 'a network and a property'}, got {len(plain)} file(s)",
             hint="verinet verify MODEL.onnx SPEC.vnnlib, or verinet verify SPEC.vnnlib --network NAME=MODEL.onnx",
         )
-    return (named[0], files[0]) if named else _order(files[0], files[1])
+    if not named:
+        return _order(plain[0], plain[1])
+    return next(iter(named.values())) if len(named) == 1 else named, plain[0]
 
 
 def kind_of(path: Path) -> Kind:
@@ -63,11 +70,26 @@ def _order(first: Path, second: Path) -> tuple[Path, Path]:
     )
 
 
-def _named_network(text: str) -> Path:
+def _named_network(text: str) -> tuple[str, Path]:
     name, separator, file = text.partition("=")
     if not separator or not name or not file:
         raise UsageError(f"--network needs NAME=FILE, got '{text}'", hint="verinet verify Q.vnnlib --network f=f.onnx")
-    return Path(file)
+    return name, Path(file)
+
+
+def _listed_networks(text: str) -> list[tuple[str, Path]]:
+    """The pairs of a Python list text; nothing in it is run."""
+    try:
+        pairs = [(name, file) for name, file in ast.literal_eval(text.strip())]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pairs = [("", None)]
+    if not pairs or not all(isinstance(word, str) and word for pair in pairs for word in pair):
+        raise UsageError(
+            "the list of networks is malformed",
+            where=text[:200],
+            hint="write [('f', 'first.onnx'), ('g', 'second.onnx')]",
+        )
+    return [(str(name), Path(str(file))) for name, file in pairs]
 
 
 def _require_file(path: Path) -> None:

@@ -6,19 +6,26 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from verinet.cli.files import NetworkFiles
 from verinet.cli.session import EXIT_INTERRUPTED, EXIT_TOOL, emit, emit_json, say
 from verinet.results import Reason, Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How the user wants to hear the verdict."""
+    """How the user wants to hear the verdict.
 
-    model: Path
+    `assignment` prints a counterexample after the verdict, as the VNN-LIB standard has it; `folder` stores it there
+    instead, as ONNX tensors.
+    """
+
+    model: NetworkFiles
     spec: Path
     result: Path | None = None
     as_json: bool = False
     quiet: bool = False
+    assignment: bool = False
+    folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -42,21 +49,36 @@ class Finish:
 
     def _print(self, verdict: Verdict) -> None:
         if self.report.as_json:
-            head = {"verdict": verdict.status.value, "model": str(self.report.model), "spec": str(self.report.spec)}
+            head = {"verdict": verdict.status.value, "model": named(self.report.model), "spec": str(self.report.spec)}
             emit_json(head | verdict.to_dict())
-        else:
-            emit(verdict.status.value)
+            return
+        emit(verdict.status.value)
+        if self.report.assignment and self.report.folder is None and verdict.witness is not None:
+            from verinet.witness.formats import assignment
+
+            emit(assignment(verdict.witness, self.report.spec).rstrip("\n"))
 
     def _store(self, verdict: Verdict) -> bool:
-        path = self.report.result
-        if path is None:
-            return True
+        path, folder = self.report.result, self.report.folder
         try:
-            path.write_text(_result_text(verdict, self.report.spec))
+            if path is not None:
+                path.write_text(_result_text(verdict, self.report.spec))
+            if folder is not None and verdict.witness is not None:
+                from verinet.witness.formats import serialise
+
+                serialise(verdict.witness, self.report.spec, folder)
         except OSError as error:
-            say(f"error: cannot write the result file: {error.strerror or error}\n  where   {path}")
+            what = error.filename or path or folder
+            say(f"error: cannot write the result file: {error.strerror or error}\n  where   {what}")
             return False
         return True
+
+
+def named(networks: NetworkFiles) -> str | dict[str, str]:
+    """The networks' files as text."""
+    if isinstance(networks, Path):
+        return str(networks)
+    return {name: str(path) for name, path in networks.items()}
 
 
 def _result_text(verdict: Verdict, spec: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import typer
 
-from verinet.cli.finish import Finish, Report
+from verinet.cli.finish import Finish, Report, named
 from verinet.cli.live import Display
 from verinet.cli.session import Session, guarded, say
 from verinet.cli.watchdog import Limits, interruptible, watchdog
@@ -66,10 +66,10 @@ def _search(
     from verinet import api
 
     if settings.verbose:
-        say(f"network {report.model}, property {report.spec}, limit {settings.timeout:g} s")
+        say(f"network {named(report.model)}, property {report.spec}, limit {settings.timeout:g} s")
     try:
         return api.verify(
-            str(report.model),
+            named(report.model),
             str(report.spec),
             timeout=deadline - started,
             device=settings.device,

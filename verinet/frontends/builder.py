@@ -146,4 +146,4 @@ def parameter(array: Array) -> Tensor:
     """A tensor with its own memory; integers and booleans become float64, since graph values are real numbers."""
     if array.dtype.kind != "f":
         array = array.astype(np.float64)
-    return torch.tensor(np.ascontiguousarray(array))
+    return torch.tensor(np.ascontiguousarray(array)).reshape(array.shape)  # numpy makes a scalar a vector of one

@@ -98,10 +98,11 @@ def handle_div(call: Call) -> Variable:
             raise ModelError("division by a constant zero", where=call.where)
         # The rounding of 1/c in float64 is among the roundings that Scale.terms counts.
         return call.builder.scale(call.variable(0), 1.0 / divisor.astype(np.float64))
-    inverse = _reciprocal(call, call.variable(1))
     if call.is_constant(0):
-        return call.builder.scale(inverse, call.finite(0))
-    return multiply(call, call.variable(0), inverse)
+        return call.builder.scale(_reciprocal(call, call.variable(1)), call.finite(0))
+    from verinet.frontends.handlers_attention import divide
+
+    return divide(call, call.variable(0), call.variable(1))
 
 
 def _reciprocal(call: Call, x: Variable) -> Variable:

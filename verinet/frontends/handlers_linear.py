@@ -38,7 +38,7 @@ def gemm(call: Call) -> Variable:
 def _gemm_left(call: Call) -> Variable:
     """alpha A' B' + beta C with a constant A and a variable B."""
     if not call.is_constant(0):
-        raise call.unsupported("of two variables")
+        return _gemm_two(call)
     matrix = call.finite(0, "left factor")
     matrix = matrix.T if call.attribute("transA", 0) else matrix
     right = call.variable(1)
@@ -47,6 +47,17 @@ def _gemm_left(call: Call) -> Variable:
     op = MatMulConst(parameter(_times(matrix, call.attribute("alpha", 1.0))), left=True)
     product = call.builder.emit(op, [right], _matmul_shape(call, tuple(matrix.shape), right.shape))
     return _plus_variable(call, product)
+
+
+def _gemm_two(call: Call) -> Variable:
+    """alpha A' B' + beta C with variables A and B."""
+    from verinet.frontends.handlers_attention import matmul_two
+
+    left, right = call.variable(0), call.variable(1)
+    left = _transposed(call, left) if call.attribute("transA", 0) else left
+    right = _transposed(call, right) if call.attribute("transB", 0) else right
+    scaled = call.builder.scale(matmul_two(call, left, right), np.asarray(call.attribute("alpha", 1.0)))
+    return _plus_variable(call, scaled)
 
 
 def _plus_variable(call: Call, product: Variable) -> Variable:
@@ -75,7 +86,9 @@ def matmul(call: Call) -> Variable:
         return _times_right(call, call.variable(0), call.finite(1, "right factor"))
     if call.is_constant(0):
         return _times_left(call, call.finite(0, "left factor"), call.variable(1))
-    raise call.unsupported("of two variables")
+    from verinet.frontends.handlers_attention import matmul_two
+
+    return matmul_two(call, call.variable(0), call.variable(1))
 
 
 def _times_right(call: Call, x: Variable, matrix: Array) -> Variable:

@@ -1,7 +1,7 @@
-"""Comparisons and choices between variables, as arithmetic on the numbers 0 and 1 through the sign function.
+"""Comparisons and choices between variables, as arithmetic on the numbers 0 and 1.
 
-The sign of a difference is exact in real arithmetic, so x > y is relu(sign(x - y)). These forms jump; bounds of them
-are sound but loose until the operands are known to be apart.
+x > y is a step of x - y, which jumps; its bounds are sound but loose until the operands are known to be apart. Between
+integers continuous functions say the same: x > y is clip(x - y, 0, 1), and x = y is max(0, 1 - |x - y|).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import dataclasses
 
 import numpy as np
 
+from verinet.errors import ModelError
 from verinet.frontends.builder import Constant, Value, Variable
 from verinet.frontends.call import Call, handles
 from verinet.frontends.elementwise import apply, scalar_function
 from verinet.frontends.handlers_arithmetic import add, multiply, subtract
 from verinet.frontends.tensors import Array, dtype_of
+from verinet.frontends.whole_numbers import is_whole
 
 _BOOL = np.dtype(np.bool_)
 _ONE = np.asarray(1.0)
@@ -42,7 +44,28 @@ def _difference(call: Call, left: int, right: int) -> Variable:
 
 def _positive(call: Call, x: Variable) -> Variable:
     """1 where x > 0, else 0."""
-    return _through(call, "Relu", _through(call, "Sign", x))
+    if is_whole(call.builder.nodes, x):
+        return _clipped(call, x)
+    from verinet.ops.sorting.steps import STEP
+
+    return apply(call, STEP, x)
+
+
+def _clipped(call: Call, x: Variable) -> Variable:
+    """x cut off below 0 and above 1."""
+    clip = scalar_function("Clip", {"min": 0.0, "max": 1.0})
+    if clip is None:
+        raise call.unsupported()
+    return apply(call, clip, x)
+
+
+def equals_zero(call: Call, x: Variable) -> Variable:
+    """1 where x = 0, else 0."""
+    if not is_whole(call.builder.nodes, x):
+        return _not(call, _nonzero(call, x))
+    from verinet.ops.sorting.steps import HAT
+
+    return apply(call, HAT, x)
 
 
 def _not(call: Call, x: Variable) -> Variable:
@@ -59,9 +82,23 @@ def compare(call: Call) -> Variable:
 
 @handles("Equal")
 def equal(call: Call) -> Variable:
-    if _BOOL in (call.value(0).dtype, call.value(1).dtype) and not (call.is_constant(0) or call.is_constant(1)):
-        return _as_bool(_not(call, _through(call, "Abs", subtract(call, call.variable(0), call.variable(1)))))
-    return _as_bool(_not(call, _nonzero(call, _difference(call, 0, 1))))
+    """An integer equals a number if that is an integer too and their distance is 0: a hat, which does not jump."""
+    apart = _difference(call, 0, 1)
+    number = _number_beside_integer(call)
+    if number is None:
+        return _as_bool(equals_zero(call, apart))
+    from verinet.ops.sorting.steps import HAT, WHOLE
+
+    return _as_bool(multiply(call, apply(call, WHOLE, number), apply(call, HAT, apart)))
+
+
+def _number_beside_integer(call: Call) -> Variable | None:
+    """The variable that need not be an integer, where the other one is."""
+    if call.is_constant(0) or call.is_constant(1):
+        return None
+    pair = call.variable(0), call.variable(1)
+    whole = [is_whole(call.builder.nodes, x) for x in pair]
+    return pair[whole.index(False)] if sorted(whole) == [False, True] else None
 
 
 def _nonzero(call: Call, x: Variable) -> Variable:
@@ -96,18 +133,37 @@ def _connect_constant(call: Call, op: str, x: Variable, fixed: Array) -> Variabl
 
 
 def where_variable(call: Call) -> Variable:
-    """Where with a variable condition: b + condition * (a - b)."""
+    """b + condition * (a - b), by one |.| where a - b is a multiple of what the condition asks about."""
     condition = call.variable(0)
     if call.is_constant(1) and call.is_constant(2):
         low = call.finite(2).astype(np.float64)
         found = call.builder.shift(call.builder.scale(condition, call.finite(1).astype(np.float64) - low), low)
         return dataclasses.replace(found, dtype=call.value(1).dtype)
-    chosen = multiply(call, condition, _difference(call, 1, 2))
+    difference = _difference(call, 1, 2)
+    smooth = _smooth_choice(call, condition, difference)
+    if smooth is not None:
+        return dataclasses.replace(smooth, dtype=call.value(1).dtype)
+    chosen = multiply(call, condition, difference)
     if call.is_constant(2):
         found = call.builder.shift(chosen, call.finite(2))
     else:
         found = add(call, call.variable(2), chosen)
     return dataclasses.replace(found, dtype=call.value(1).dtype)
+
+
+def _smooth_choice(call: Call, condition: Variable, difference: Variable) -> Variable | None:
+    from verinet.frontends.masks import chosen, mask_of
+
+    mask = mask_of(call, condition.node)
+    if mask is None or abs(mask.factor) != 1 or mask.constant not in (0.0, 1.0):
+        return None
+    base = call.variable(2 if mask.constant == 0 else 1)
+    if mask.factor < 0:
+        difference = call.builder.negate(difference)
+    if mask.constant + mask.factor not in (0.0, 1.0):
+        return None
+    shape = tuple(int(n) for n in np.broadcast_shapes(*(call.value(i).shape for i in range(3))))
+    return chosen(call, mask.t, base, difference, shape)
 
 
 @handles("Cast", "CastLike")
@@ -121,8 +177,9 @@ def cast(call: Call) -> Value:
     if isinstance(x, Constant) or x.dtype == target:
         return x
     if target == _BOOL:
-        return _as_bool(_nonzero(call, x))
-    if target.kind in "iu" and x.dtype.kind == "f":
+        whole = is_whole(call.builder.nodes, x)
+        return _as_bool(_not(call, equals_zero(call, x)) if whole else _nonzero(call, x))
+    if target.kind in "iu" and not is_whole(call.builder.nodes, x):
         return dataclasses.replace(_truncated(call, x), dtype=target)
     return dataclasses.replace(x, dtype=target)
 
@@ -131,3 +188,25 @@ def _truncated(call: Call, x: Variable) -> Variable:
     up = _through(call, "Floor", _through(call, "Relu", x))
     down = _through(call, "Floor", _through(call, "Relu", call.builder.negate(x)))
     return subtract(call, up, down)
+
+
+@handles("Mod")
+def mod(call: Call) -> Variable:
+    """x - c floor(x / c), or with `fmod` x - c trunc(x / c), for a constant c.
+
+    Between integers half a step is added to x before the division, so that rounding 1 / c cannot cross a jump.
+    """
+    x, divisor = call.variable(0), call.finite(1, "divisor").astype(np.float64)
+    if not np.all(divisor):
+        raise ModelError("a remainder of division by zero", where=call.where)
+    exact = is_whole(call.builder.nodes, x) and bool((divisor == np.round(divisor)).all())
+    margin = 0.5 / np.abs(divisor) if exact else np.zeros_like(divisor)
+    ratio = call.builder.scale(x, 1.0 / divisor)
+    if call.attribute("fmod", 0):
+        back = call.builder.shift(call.builder.negate(ratio), margin)
+        up = _through(call, "Floor", _through(call, "Relu", call.builder.shift(ratio, margin)))
+        quotient = subtract(call, up, _through(call, "Floor", _through(call, "Relu", back)))
+    else:
+        quotient = _through(call, "Floor", call.builder.shift(ratio, margin))
+    found = subtract(call, x, call.builder.scale(quotient, divisor))
+    return dataclasses.replace(found, dtype=x.dtype)

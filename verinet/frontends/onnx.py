@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from verinet.errors import ModelError, UnsupportedOperatorError
-from verinet.frontends import handlers_arithmetic, handlers_linear, handlers_logic, handlers_pooling, handlers_shape
+from verinet.frontends import (
+    handlers_arithmetic,
+    handlers_attention,
+    handlers_linear,
+    handlers_logic,
+    handlers_pooling,
+    handlers_recurrent,
+    handlers_selection,
+    handlers_shape,
+    handlers_sorting,
+)
 from verinet.frontends.builder import Constant, GraphBuilder, Value, Variable
 from verinet.frontends.call import HANDLERS, Call, OnnxNode
 from verinet.frontends.elementwise import by_table
@@ -20,6 +30,7 @@ from verinet.frontends.outline import Outline, outline_of
 from verinet.frontends.patterns import recognise
 from verinet.frontends.simplify import simplify
 from verinet.frontends.source import Source, read_source
+from verinet.frontends.tabulated import Tabulated, continued, resolved
 from verinet.frontends.tensors import Array
 from verinet.ir.check import check_structure
 from verinet.ir.graph import total
@@ -27,7 +38,17 @@ from verinet.ir.passes.dead import drop_dead
 
 __all__ = ["Model", "OperatorRecord", "inspect_onnx", "load_onnx"]
 
-_THEMES = (handlers_arithmetic, handlers_linear, handlers_logic, handlers_pooling, handlers_shape)  # fill HANDLERS
+_THEMES = (  # modules that fill HANDLERS
+    handlers_arithmetic,
+    handlers_attention,
+    handlers_linear,
+    handlers_logic,
+    handlers_pooling,
+    handlers_recurrent,
+    handlers_selection,
+    handlers_shape,
+    handlers_sorting,
+)
 
 
 def load_onnx(given: str | Path | bytes | Any) -> Model:
@@ -70,7 +91,7 @@ class _Reader:
     source: Source
     outline: Outline
     lenient: bool = False
-    values: dict[str, Value | None] = field(default_factory=dict)
+    values: dict[str, Value | Tabulated | None] = field(default_factory=dict)
     records: list[OperatorRecord] = field(default_factory=list)
     makers: dict[str, str] = field(default_factory=dict)
 
@@ -117,11 +138,11 @@ class _Reader:
             outputs, status, note = self._stand_ins(node), "unsupported", _reason(error, node)
         self._record(node, status, note)
         self.values.update(zip(node.outputs, outputs, strict=False))
+        self.values[""] = None  # also an output that is left out has this name
 
     def _stand_ins(self, node: OnnxNode) -> Sequence[Value]:
         """Constant nodes in place of outputs that cannot be bounded, so that the nodes behind them can be looked at."""
-        values = [self.values[name] for name in node.inputs]
-        arrays = [_sample(value) for value in values]
+        arrays = [_sample(self.settled(name)) for name in node.inputs]
         try:
             found = run_node(node, arrays, self.outline.opset, node.label)
         except ModelError:
@@ -141,8 +162,20 @@ class _Reader:
         detail = "behind an unsupported operator, so its use was not checked" if known else "no bounds yet"
         self._record(node, "bounded" if known else "unsupported", detail)
 
-    def _outputs(self, node: OnnxNode) -> tuple[RecordStatus, Sequence[Value]]:
-        inputs = [self.values[name] for name in node.inputs]
+    def settled(self, name: str) -> Value | None:
+        """A tensor by name; what is tabulated becomes a graph value where something else reads it."""
+        value = self.values.get(name)
+        if isinstance(value, Tabulated):
+            self.builder.scope, start = name, len(self.builder.nodes)
+            value = self.values[name] = resolved(value, self.builder, self.outline.opset, self.source.name)
+            self.builder.rename(start, name)
+        return value
+
+    def _outputs(self, node: OnnxNode) -> tuple[RecordStatus, Sequence[Value | Tabulated]]:
+        tables = continued(node, self.values, self.builder.nodes)
+        if tables is not None:
+            return "bounded", tables
+        inputs = [self.settled(name) for name in node.inputs]
         where = f"node '{node.label}' of {self.source.name}"
         if all(value is None or isinstance(value, Constant) for value in inputs):
             arrays = [None if v is None else v.array for v in inputs if not isinstance(v, Variable)]
@@ -158,15 +191,15 @@ class _Reader:
         producers = tuple(self.makers[n] for n in node.inputs if n in self.makers)
         call = Call(node, tuple(inputs), self.builder, self.outline.opset, self.source.name, producers)
         start = len(self.builder.nodes)
-        self.builder.scope = node.outputs[0]
+        self.builder.scope = node.outputs[0] or node.label
         try:
             found = _handled(call)
         except (ValueError, IndexError, TypeError, KeyError, RuntimeError) as error:
             raise ModelError(f"the operator {node.op} does not fit its inputs: {error}", where=call.where) from error
         outputs = [found] if isinstance(found, Constant | Variable) else list(found)
-        self.builder.rename(start, node.outputs[0])
+        self.builder.rename(start, node.outputs[0] or node.label)
         for output, value in zip(node.outputs, outputs, strict=False):
-            if len(outputs) > 1 and isinstance(value, Variable) and value.node >= start:
+            if output and len(outputs) > 1 and isinstance(value, Variable) and value.node >= start:
                 self.builder.rename_one(value.node, output)
         return outputs
 
@@ -227,7 +260,7 @@ def _finished(source: Source, outline: Outline, reader: _Reader) -> Model:
 
 
 def _end(reader: _Reader, name: str) -> Value:
-    value = reader.values.get(name)
+    value = reader.settled(name)
     if value is None:
         raise ModelError(f"nothing makes the output '{name}'", where=reader.source.name)
     return value

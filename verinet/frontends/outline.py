@@ -17,7 +17,7 @@ from verinet.frontends.tensors import array_of, attributes_of, dtype_of
 from verinet.ir.graph import Shape
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_OPSETS = range(7, 27)
+OPSETS = range(7, 27)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ def _inlined(proto: Any) -> Any:
 def _opset(proto: Any, where: str) -> int:
     versions = [int(o.version) for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS]
     opset = versions[0] if versions else 1
-    if opset not in _OPSETS:
+    if opset not in OPSETS:
         raise ModelError(
-            f"opset {opset} is not supported (we read {_OPSETS.start} to {_OPSETS.stop - 1})",
+            f"opset {opset} is not supported (we read {OPSETS.start} to {OPSETS.stop - 1})",
             where=where,
             hint="convert the file with onnx.version_converter",
         )

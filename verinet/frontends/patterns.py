@@ -8,7 +8,7 @@ on a grid. One function has far tighter bounds than the product of its parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from verinet.errors import ModelError
 from verinet.frontends.call import OnnxNode
+from verinet.frontends.composition import collapse
 from verinet.frontends.elementwise import scalar_function
 from verinet.frontends.folding import evaluate
 from verinet.frontends.outline import Outline
@@ -57,10 +58,10 @@ class Piece:
 
 
 def recognise(outline: Outline) -> Recognised:
-    """Replace patterns, last nodes first, so that the largest one wins."""
+    """Replace patterns, last nodes first, so that the largest one wins; then what composition can join."""
+    nodes, notes = _registered(outline.nodes)
     finder = _Finder(outline)
     replaced: dict[str, OnnxNode] = {}
-    notes: dict[str, str] = {}
     for node in reversed(outline.nodes):
         if not can_compute(node) or len(node.outputs) != 1:
             continue
@@ -68,10 +69,29 @@ def recognise(outline: Outline) -> Recognised:
         if better is not None:
             replaced[node.outputs[0]] = better
             notes[node.outputs[0]] = f"recognised as {better.op}" if better.op != "Identity" else "has no effect"
-    if not replaced:
+    nodes = [replaced.get(node.outputs[0], node) for node in nodes]
+    joined = collapse(nodes, outline)
+    notes.update(dict.fromkeys(joined, "with the operators before it one function of one variable"))
+    if not replaced and not joined and not notes:
         return Recognised(outline.nodes, {})
-    nodes = [replaced.get(node.outputs[0], node) for node in outline.nodes]
-    return _cleaned(nodes, outline, notes)
+    return _cleaned([joined.get(node.outputs[0], node) for node in nodes], outline, notes)
+
+
+def _registered(nodes: Sequence[OnnxNode]) -> tuple[list[OnnxNode], dict[str, str]]:
+    """Operators of other domains that are registered as "domain::name" take that name."""
+    from verinet.ops.activations.registry import table
+
+    if not any(node.domain for node in nodes):
+        return list(nodes), {}
+    found: list[OnnxNode] = []
+    notes: dict[str, str] = {}
+    for node in nodes:
+        name = f"{node.domain}::{node.op}"
+        if node.domain and name in table():
+            notes[node.outputs[0]] = f"registered as {name}"
+            node = replace(node, op=name, domain="")
+        found.append(node)
+    return found, notes
 
 
 def _cleaned(nodes: Sequence[OnnxNode], outline: Outline, notes: Mapping[str, str]) -> Recognised:

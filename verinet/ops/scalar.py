@@ -70,9 +70,10 @@ class Elementwise(NonlinearOp):
     def multipliers(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._hinge is not None:
             return (self._hinge.default(lowers[0], uppers[0]),)
-        if self.function.outside(lowers[0], uppers[0]):
-            raise DomainError(self.function.name)
-        return scalar_slopes.default_slopes(self.function, lowers[0], uppers[0])
+        function = self.function.on(lowers[0], uppers[0])
+        if function.outside(lowers[0], uppers[0]):
+            raise DomainError(function.name)
+        return scalar_slopes.default_slopes(function, lowers[0], uppers[0])
 
     def lines(
         self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
@@ -82,7 +83,7 @@ class Elementwise(NonlinearOp):
         slopes = self.multipliers(lowers, uppers) if multipliers is None else multipliers
         if self._hinge is not None:
             return self._hinge.lines(lower, upper, slopes[0])
-        function = self.function
+        function = self.function.on(lower, upper)
         if function.outside(lower, upper):
             raise DomainError(function.name)
         known = scalar_lines.samples(function, lower, upper)
@@ -122,7 +123,8 @@ class Elementwise(NonlinearOp):
         """Slopes outside the range of f' are dominated; above a convex (below a concave) function the chord is best."""
         if self._hinge is not None:
             return (self._hinge.project(multipliers[0]),)
-        function, lower, upper = self.function, lowers[0], uppers[0]
+        lower, upper = lowers[0], uppers[0]
+        function = self.function.on(lower, upper)
         least, most = scalar_slopes.slope_bounds(function, lower, upper)
         result = [torch.clamp(m, least, most) for m in multipliers]
         if function.bend:

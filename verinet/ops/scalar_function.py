@@ -10,12 +10,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from verinet.errors import VerinetError
+
+if TYPE_CHECKING:
+    from verinet.ops.scalar_map import PieceMap
 
 Inf = math.inf
 
@@ -125,6 +128,12 @@ class ScalarFunction:
     parameters: tuple[Tensor, ...] = ()
     deviation: float = 0.0
     """The node may differ from f by `deviation` * (1 + |f|): it was recognised from parts with rounded constants."""
+    chart: PieceMap | None = None
+    """Pieces that differ by channel or are many, in place of breakpoints; errors are then bounded by the map too."""
+
+    def on(self, lower: Tensor, upper: Tensor) -> ScalarFunction:
+        """The function with what is known of it on these intervals: itself, unless pieces are found on demand."""
+        return self
 
     def at(self, x: Tensor) -> Tensor:
         """f(x) as computed."""
@@ -157,6 +166,8 @@ class ScalarFunction:
 
     def outside(self, lower: Tensor, upper: Tensor) -> bool:
         """True if some interval leaves the domain or meets a pole."""
+        if self.chart is not None:
+            return self.chart.outside(lower, upper)
         good: Tensor | None = None
         if self.domain != (-Inf, Inf):
             good = (lower >= self.domain[0]) & (upper <= self.domain[1])
@@ -187,6 +198,8 @@ class ScalarFunction:
     @cached_property
     def bend(self) -> int:
         """+1 if convex everywhere, -1 if concave everywhere, 0 if neither (or affine)."""
+        if self.chart is not None:
+            return self.chart.bend
         if self.jumps is not None or self.period is not None or (self.poles and len(self.curvature) > 1):
             return 0
         like = self.parameters[0] if self.parameters else torch.zeros((), dtype=torch.float64)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from verinet.numerics.rounding import tiny
+from verinet.ops import scalar_mapped
 from verinet.ops.scalar_function import DomainError, ScalarFunction
+from verinet.ops.scalar_map import VISITS, PieceMap
 
 EXTREME = {torch.float64: 1e100, torch.float32: 1e25}
 """Slopes beyond this are replaced: k x must not overflow."""
@@ -30,12 +32,16 @@ class Sample(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One curved piece clipped to the interval; `shift` moves a root by whole periods."""
+    """One curved piece clipped to the interval; `shift` moves a root by whole periods.
+
+    With a map `piece` is the sign of the curvature, and `place` says which piece every entry has.
+    """
 
     left: Tensor
     right: Tensor
     piece: int
     shift: Tensor | None = None
+    place: Tensor | None = None
 
 
 def between(point: Tensor | float, lower: Tensor, upper: Tensor) -> Tensor:
@@ -58,7 +64,10 @@ def corner_points(function: ScalarFunction) -> tuple[float, ...]:
 
 def samples(function: ScalarFunction, lower: Tensor, upper: Tensor) -> list[Sample]:
     """Ends, corners and one-sided limits at jumps: the candidates that serve both sides."""
+    function = function.on(lower, upper)
     found = [Sample(x, function.at(x)) for x in (lower, upper)]
+    if function.chart is not None:
+        return found + [Sample(*corner) for corner in function.chart.samples(lower, upper)]
     found += [Sample(x, function.at(x)) for x in (between(p, lower, upper) for p in corner_points(function))]
     if function.jumps is not None:
         found += [Sample(*limit) for limit in function.jumps.limits(lower, upper)]
@@ -68,6 +77,10 @@ def samples(function: ScalarFunction, lower: Tensor, upper: Tensor) -> list[Samp
 def sections(function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], slope: Tensor) -> Iterator[Section]:
     """The pieces on which sign * f is convex, clipped to the interval (a piece outside shrinks to an end point)."""
     lower, upper = ends
+    function = function.on(lower, upper)
+    if function.chart is not None:
+        yield from _mapped_sections(function.chart, sign, ends)
+        return
     if function.period is not None:
         yield from _periodic_sections(function, sign, ends, slope)
         return
@@ -100,8 +113,22 @@ def _periodic_sections(
             yield Section(between(start + shift, lower, upper), between(end + shift, lower, upper), piece, shift)
 
 
+def _mapped_sections(chart: PieceMap, sign: int, ends: tuple[Tensor, Tensor]) -> Iterator[Section]:
+    """The first, second, ... piece that every interval meets; a single end point where there are fewer."""
+    lower, upper = ends
+    band = chart.curved[sign]
+    for place, meets in band.visits(ends, chart.base, VISITS):
+        left = torch.maximum(lower, band.start.reshape(-1)[place])
+        right = torch.minimum(upper, band.stop.reshape(-1)[place])
+        yield Section(torch.where(meets, left, lower), torch.where(meets, right, lower), sign, None, place)
+
+
 def touch_point(function: ScalarFunction, section: Section, slope: Tensor, polish: bool) -> Tensor:
     """About the point of the section where f' = slope, always inside the section."""
+    if function.chart is not None and section.place is not None:
+        derivative = function.derivative if polish else None
+        root = function.chart.root(slope, section.place, section.piece, derivative)
+        return between(root, section.left, section.right)
     root = function.root(slope, section.piece, polish)
     root = torch.nan_to_num(root if section.shift is None else root + section.shift, nan=0.0)
     return between(root, section.left, section.right)
@@ -118,6 +145,8 @@ def _slope_at(function: ScalarFunction, section: Section, x: Tensor) -> Tensor:
     value = function.derivative(x)
     if function.period is not None:
         return value
+    if function.chart is not None:
+        return function.chart.one_sided(value, x, section.piece, section.place)
     points, piece = function.breakpoints, section.piece
     if piece > 0 and points[piece - 1] in function.kinks:
         value = torch.where(x <= points[piece - 1], function.side_slopes(points[piece - 1], x)[1], value)
@@ -136,6 +165,8 @@ def tangent_drop(function: ScalarFunction, sign: int, section: Section, x: Tenso
     rise = torch.minimum(rate * (section.left - x), rate * (section.right - x))
     ulps = function.slope_ulps
     unsure = (steep.abs() * (ulps + 3) + slope.abs() * 3 + ulps * function.slope_floor) * eps
+    if function.chart is not None and section.place is not None:
+        unsure = unsure + function.chart.slope_charge(x, section.piece, section.place)
     drop = width * (unsure + tiny(dtype)) - rise.clamp(max=0)
     # An infinite slope at a degenerate section (sqrt at 0) would give 0 * inf.
     return torch.where(width > 0, drop, torch.zeros_like(drop))
@@ -145,23 +176,22 @@ def intercept(
     function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], slope: Tensor, known: list[Sample]
 ) -> tuple[Tensor, Tensor]:
     """Intercept b and touching point x with sign * (f(y) - slope * y - b) >= 0 for all y in the interval."""
+    function = function.on(*ends)
     best: Tensor | None = None
     touch: Tensor | None = None
 
     def offer(sample: Sample, drop: Tensor | None) -> None:
         nonlocal best, touch
-        product = slope * sample.x
-        value = sign * (sample.value - product) - float_charge(function, sample.value, product)
+        value = _height(function, sign, sample, slope)
         if drop is not None:
             value = value - drop - (value.abs() + drop) * torch.finfo(value.dtype).eps
-        if sample.valid is not None:
-            value = torch.where(sample.valid, value, torch.full_like(value, torch.inf))
         if best is None or touch is None:
             best, touch = value, sample.x
-        else:
-            # A tangent that only ties with an end (up to rounding) says nothing about where the end's line touches.
-            touch = torch.where(value < best - (1 + best.abs()) * (64 * torch.finfo(best.dtype).eps), sample.x, touch)
-            best = torch.minimum(value, best)
+            return
+        touch = torch.where(
+            value < best - (best.abs() + value.abs()) * (64 * torch.finfo(best.dtype).eps), sample.x, touch
+        )
+        best = torch.minimum(value, best)
 
     for sample in known:
         offer(sample, None)
@@ -170,9 +200,30 @@ def intercept(
         offer(Sample(x, function.at(x)), tangent_drop(function, sign, section, x, slope))
     if best is None or touch is None:
         raise DomainError(function.name)
+    return sign * _overridden(function, sign, ends, slope, best), touch.expand_as(best)
+
+
+def _height(function: ScalarFunction, sign: int, sample: Sample, slope: Tensor) -> Tensor:
+    """At most sign * (f - slope x) at a sample; infinite where the sample does not count."""
+    product = slope * sample.x
+    value = sign * (sample.value - product) - float_charge(function, sample.value, product)
+    if function.chart is not None:
+        value = value - function.chart.value_charge(sample.x, slope)
+    if sample.valid is not None:
+        value = torch.where(sample.valid, value, torch.full_like(value, torch.inf))
+    return value
+
+
+def _overridden(
+    function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], slope: Tensor, best: Tensor
+) -> Tensor:
+    """`best`, with global bounds where the candidates cannot be trusted: far out on a wave, or among many pieces."""
     if function.period is not None:
-        best = torch.where(function.far(*ends), _trivial(function, sign, ends, slope), best)
-    return sign * best, touch.expand_as(best)
+        return torch.where(function.far(*ends), _trivial(function, sign, ends, slope), best)
+    if function.chart is not None:
+        crowded = function.chart.crowded(ends)
+        return best if crowded is None else torch.where(crowded, function.chart.trivial(sign, ends, slope), best)
+    return best
 
 
 def _trivial(function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], slope: Tensor) -> Tensor:
@@ -192,8 +243,11 @@ def usable(slope: Tensor, fallback: Tensor) -> Tensor:
 
 def interval(function: ScalarFunction, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of f over [lower, upper], rounded outward and cut at the function's global bounds."""
+    function = function.on(lower, upper)
     if function.outside(lower, upper):
         raise DomainError(function.name)
+    if function.chart is not None:
+        return scalar_mapped.interval(function, function.chart, lower, upper)
     low, high = _outward(function, function.at(lower))
     for x in (upper, *_turning_points(function, lower, upper)):
         below, above = _outward(function, function.at(x))

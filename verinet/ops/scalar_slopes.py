@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from verinet.numerics.rounding import tiny
+from verinet.ops import scalar_mapped
 from verinet.ops.scalar_function import DomainError, ScalarFunction
 from verinet.ops.scalar_lines import Sample, between, samples, sections, touch_point, usable
 
 STEPS = 6
-"""Bridge steps for default slopes: measured, six leave at most 1e-3 of the optimal gap on every function."""
+"""Bridge steps for default slopes: measured, six leave at most 1e-3 of the optimal gap; twice that with many pieces."""
 
 
 def middle(lower: Tensor, upper: Tensor) -> Tensor:
@@ -22,6 +23,7 @@ def middle(lower: Tensor, upper: Tensor) -> Tensor:
 
 def chord(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
     """Slope between the end points; f' in the middle where the width is rounding noise."""
+    function = function.on(lower, upper)
     centre = function.derivative(middle(lower, upper))
     width = upper - lower
     rise = (function.at(upper) - function.at(lower)) / torch.where(width > 0, width, torch.ones_like(width))
@@ -40,16 +42,22 @@ def default_slopes(function: ScalarFunction, lower: Tensor, upper: Tensor) -> tu
     No line below f exceeds the convex envelope at the midpoint, and the area under a line over [l, u] is the width
     times its value there (bound_propagation note, section 2.1).
     """
+    function = function.on(lower, upper)
     tangent = function.derivative(middle(lower, upper))
     tangent = usable(tangent, torch.zeros_like(tangent))
     straight = chord(function, lower, upper)
     if function.bend:
         return (tangent, straight) if function.bend > 0 else (straight, tangent)
-    if function.piecewise_linear and not function.kinks and function.jumps is None:
+    if function.chart is None and function.piecewise_linear and not function.kinks and function.jumps is None:
         return tangent, tangent
     flat = _narrow(function, lower, upper)
     low, high = (_supporting(function, sign, (lower, upper), (tangent, straight)) for sign in (1, -1))
-    return torch.where(flat, tangent, low), torch.where(flat, tangent, high)
+    low, high = torch.where(flat, tangent, low), torch.where(flat, tangent, high)
+    crowded = None if function.chart is None else function.chart.crowded((lower, upper))
+    if function.chart is None or crowded is None:
+        return low, high
+    trend = function.chart.trend_slope(low)
+    return torch.where(crowded, trend, low), torch.where(crowded, trend, high)
 
 
 def _supporting(
@@ -87,7 +95,7 @@ def _bridge(function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], fi
     tangent, slope = first
     left, right = known[0], known[1]
     best_slope, best = tangent, _support(function, sign, ends, tangent, known)[1] + sign * tangent * centre
-    for _ in range(STEPS):
+    for _ in range(STEPS if function.chart is None else 2 * STEPS):
         sample, least = _support(function, sign, ends, slope, known)
         value = least + sign * slope * centre
         best_slope = torch.where(value > best, slope, best_slope)
@@ -119,8 +127,11 @@ def _support(
 
 def slope_bounds(function: ScalarFunction, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Rigorous bounds of f' (at kinks: of both one-sided slopes) over [lower, upper]; infinite across jumps."""
+    function = function.on(lower, upper)
     if function.outside(lower, upper):
         raise DomainError(function.name)
+    if function.chart is not None:
+        return scalar_mapped.slope_bounds(function, function.chart, lower, upper)
     values = [_edge_slope(function, lower, 1), _edge_slope(function, upper, 0)]
     values += [function.derivative(x) for x in _slope_turns(function, lower, upper)]
     low, high = values[0], values[0]
@@ -176,6 +187,9 @@ def _clamped(function: ScalarFunction, point: float, lower: Tensor, upper: Tenso
 
 def undecided(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
     """Entries whose lines would improve with tighter bounds: a kink or jump inside, or a wide curved stretch."""
+    function = function.on(lower, upper)
+    if function.chart is not None:
+        return scalar_mapped.undecided(function, function.chart, lower, upper)
     result = torch.zeros_like(lower, dtype=torch.bool)
     for kink in function.kinks:
         result |= (lower < kink) & (kink < upper)
@@ -188,11 +202,17 @@ def undecided(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
     wide = upper - lower > 1e-6 * (1 + (lower + upper).abs() * 0.5)
     if function.period is not None:
         return wide
+    return result | (wide & _curved(function, lower, upper))
+
+
+def _curved(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
+    """Intervals that reach into a curved piece."""
+    result = torch.zeros_like(lower, dtype=torch.bool)
     points = function.breakpoints
     for piece, bend in enumerate(function.curvature):
         if bend == 0:
             continue
-        meets = wide
+        meets = torch.ones_like(result)
         if piece > 0:
             meets = meets & (upper > points[piece - 1])
         if piece < len(points):
@@ -208,6 +228,9 @@ def branch_points(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Ten
     the midpoint) that lie inside, the midpoint only where there is none.
     """
     centre = middle(lower, upper)
+    function = function.on(lower, upper)
+    if function.chart is not None:
+        return scalar_mapped.branch_points(function, function.chart, lower, upper, centre)
     smooth = [p for p in function.breakpoints if p not in function.kinks]
     points = [torch.full_like(lower, p) for p in (*function.kinks, *smooth)]
     if function.period is not None:

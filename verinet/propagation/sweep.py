@@ -90,6 +90,11 @@ class Sweeper:
         """Bounds and lines of every layer over the boxes (domains, inputs), at least as tight as `known`."""
         layers = Layers(lower, upper, infeasible=torch.zeros(lower.shape[0], dtype=torch.bool, device=lower.device))
         values: list[Interval | None] = [(lower, upper)]
+        if 0 in self.bounded:  # a nonlinear operator reads the input itself
+            box = (lower, upper)
+            if known is not None and 0 in known:
+                box = torch.fmax(lower, known[0][0]), torch.fmin(upper, known[0][1])
+            layers.known[0] = self._settle(box, layers)
         for position in range(1, len(self.graph.nodes)):
             node = self.graph.nodes[position]
             if isinstance(node.op, NonlinearOp):

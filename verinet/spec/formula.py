@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from verinet.spec.property import Query2
 from verinet.spec.tables import ExactRow, Numbers, RowTable
+from verinet.spec.terms import Linear, sum_of
 
 Ints = npt.NDArray[np.int32]
 
 
-class NotLinearError(ValueError):
-    """A term that is well formed but that no prover here can take. Carries the fact for the user."""
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """`left = scale * right + offset` for two declared inputs, as an assertion states it."""
 
-
-@dataclass(slots=True)
-class Linear:
-    """constant + sum weights[v] * v, where v is 2*i for the input X_i and 2*j + 1 for the output Y_j."""
-
-    constant: Fraction = Fraction(0)
-    weights: dict[int, Fraction] = field(default_factory=dict)
-
-    def scaled(self, factor: Fraction) -> Linear:
-        weights = {v: w * factor for v, w in self.weights.items()} if factor else {}
-        return Linear(self.constant * factor, weights)
+    left: int
+    right: int
+    scale: Fraction
+    offset: Fraction
 
 
 @dataclass(slots=True)
@@ -42,6 +38,7 @@ class Conjunction:
     single: list[tuple[int, int]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     choices: list[list[Conjunction]] = field(default_factory=list)
+    ties: list[Equation] = field(default_factory=list)  # what some of the `rows` say, for the inputs they tie
     false: bool = False
 
     def bounds(self) -> list[Ints]:
@@ -61,6 +58,7 @@ class Conjunction:
         self.single += other.single
         self.rows += other.rows
         self.choices += other.choices
+        self.ties += other.ties
         self.false |= other.false
 
     def _weight(self) -> int:
@@ -88,33 +86,6 @@ def any_of(parts: list[Conjunction]) -> Conjunction:
     return result
 
 
-def sum_of(terms: list[Linear]) -> Linear:
-    """Sum. Takes over its terms, the longest absorbs the others."""
-    result = max(terms, key=lambda term: len(term.weights))
-    for term in terms:
-        if term is result:
-            continue
-        result.constant += term.constant
-        for v, w in term.weights.items():
-            total = result.weights.get(v, Fraction(0)) + w
-            if total:
-                result.weights[v] = total
-            else:
-                result.weights.pop(v, None)
-    return result
-
-
-def product_of(terms: list[Linear]) -> Linear:
-    """Product of constants and at most one other term. Raises NotLinearError."""
-    factor, open_terms = Fraction(1), [term for term in terms if term.weights]
-    for term in terms:
-        if not term.weights:
-            factor *= term.constant
-    if len(open_terms) > 1:
-        raise NotLinearError("a product of variables is not supported yet: only linear constraints are")
-    return open_terms[0].scaled(factor) if open_terms else Linear(factor)
-
-
 @dataclass(slots=True)
 class Atoms:
     """Turns comparisons into bounds and rows of one file."""
@@ -124,37 +95,70 @@ class Atoms:
     strict_inputs: bool = False  # whether a strict bound on an input was seen
 
     def compare(self, operator: str, left: Linear, right: Linear) -> Conjunction:
-        """`left operator right`. Raises NotLinearError, or OverflowError for numbers outside of float64."""
+        """`left operator right`. Raises OverflowError for numbers outside of float64."""
         difference = sum_of([left, right.scaled(Fraction(-1))])
         if operator in ("<=", "<"):
-            return self._at_most_zero(difference, operator == "<")
+            return self.at_most_zero(difference, operator == "<")
         if operator in (">=", ">"):
-            return self._at_most_zero(difference.scaled(Fraction(-1)), operator == ">")
+            return self.at_most_zero(difference.scaled(Fraction(-1)), operator == ">")
         opposite = difference.scaled(Fraction(-1))
         strict = operator == "!="
-        sides = [self._at_most_zero(difference, strict), self._at_most_zero(opposite, strict)]
-        return any_of(sides) if strict else all_of(sides)
+        sides = [self.at_most_zero(difference, strict), self.at_most_zero(opposite, strict)]
+        if strict:
+            return any_of(sides)
+        both = all_of(sides)
+        both.ties += _ties(difference)
+        return both
 
-    def _at_most_zero(self, term: Linear, strict: bool) -> Conjunction:
+    def at_most_zero(self, term: Linear, strict: bool) -> Conjunction:
+        """`term <= 0`, or `< 0`. Raises OverflowError for numbers outside of float64."""
         bound = -term.constant
         if not term.weights:
             return Conjunction(false=not (bound > 0 or (bound == 0 and not strict)))
-        if all(v & 1 for v in term.weights):
-            ordered = sorted(term.weights.items())
-            columns, weights = tuple(v >> 1 for v, _ in ordered), tuple(w for _, w in ordered)
-            return Conjunction(rows=[self.table.add(ExactRow(columns, weights, bound, strict))])
-        if len(term.weights) > 1:
-            mixed = any(v & 1 for v in term.weights)
-            raise NotLinearError(
-                "a constraint that mixes inputs and outputs is not supported yet"
-                if mixed
-                else "a linear constraint on several inputs is not supported yet: only bounds on single inputs are"
-            )
-        ((variable, weight),) = term.weights.items()
-        upper = weight > 0
-        self.strict_inputs |= strict
-        number = self.numbers.add(bound / weight, upper=upper, strict=strict)
-        return Conjunction(single=[(variable + upper, number)])
+        if len(term.weights) == 1:
+            ((code, weight),) = term.weights.items()
+            if _is_input(code):
+                self.strict_inputs |= strict
+                number = self.numbers.add(bound / weight, upper=weight > 0, strict=strict)
+                return Conjunction(single=[(code + (weight > 0), number)])
+            return Conjunction(rows=[self.table.add(ExactRow((code,), (weight,), bound, strict))])
+        products = self.table.products
+        codes = [products.code((code,)) if _is_input(code) else code for code in term.weights]
+        ordered = sorted(zip(codes, term.weights.values(), strict=True))
+        row = ExactRow(tuple(c for c, _ in ordered), tuple(w for _, w in ordered), bound, strict)
+        return Conjunction(rows=[self.table.add(row)])
+
+
+def _is_input(code: int) -> bool:
+    return code >= 0 and code % 2 == 0
+
+
+def _ties(difference: Linear) -> list[Equation]:
+    """The equation `difference = 0` where it ties one input to another, with numbers that float64 can hold."""
+    if len(difference.weights) != 2 or not all(map(_is_input, difference.weights)):
+        return []
+    (left, first), (right, second) = difference.weights.items()
+    equation = Equation(left >> 1, right >> 1, -second / first, -difference.constant / first)
+    moderate = Fraction(1, 10**6) <= abs(equation.scale) <= 10**6 and abs(equation.offset) <= 10**100
+    return [equation] if moderate else []
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A file as read: the formula itself, before it is multiplied out, with exact numbers.
+
+    `inputs` and `values` count the declared inputs, and the declared hidden and output entries.
+    """
+
+    name: str
+    root: Conjunction
+    numbers: Numbers
+    table: RowTable
+    inputs: int
+    values: int
+    query: Query2 | None
+    notes: tuple[str, ...]
+    name_of: Callable[[int], str]  # what the file calls a code
 
 
 def walk(root: Conjunction) -> Iterator[Conjunction]:

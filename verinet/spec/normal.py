@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from verinet.errors import PropertyError
 from verinet.spec.formula import Conjunction, Ints, walk
-from verinet.spec.property import Box, Clause, Floats
+from verinet.spec.implied import fill, relations
+from verinet.spec.property import Box, Clause, Floats, Rows
 from verinet.spec.tables import Numbers, RowTable
 
 NO_ROWS = "a disjunct does not constrain the outputs: any output satisfies it"
 EMPTY = "the input region is empty: no input satisfies the property (it is vacuous)"
 FALSE = "the constraints contradict each other whatever the network does (the property is vacuous)"
+
+
+class UnboundedInputError(PropertyError):
+    """An input has no lower or no upper bound in some disjunct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +42,72 @@ class NormalForm:
     notes: tuple[str, ...]
 
 
-def normal_form(root: Conjunction, tables: tuple[Numbers, RowTable], inputs: int, place: tuple[str, int]) -> NormalForm:
-    """The clauses of `root`. `place` is the file's name and the cap on clauses. Raises PropertyError.
+@dataclass(frozen=True, slots=True)
+class InputNames:
+    """Names of the free inputs: `declared` holds, for each, an input that the file declares."""
+
+    declared: Sequence[int]
+    name_of: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.declared)
+
+    def __getitem__(self, free: int) -> str:
+        return self.name_of(2 * self.declared[free])
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What a normal form is about: inputs, the number of hidden and output entries, the file, the cap on clauses."""
+
+    names: InputNames
+    values: int
+    file: str
+    cap: int
+    cut: float | None = None  # stands in for bounds that inputs lack; None: such inputs are an error
+
+
+def normal_form(root: Conjunction, tables: tuple[Numbers, RowTable], region: Region) -> NormalForm:
+    """The clauses of `root`. Raises PropertyError.
 
     Disjuncts with an empty box are dropped: no input satisfies them.
     """
     numbers, table = tables
-    name, cap = place
-    terms = [] if root.false else _disjuncts(root, name, cap)
+    terms = [] if root.false else _disjuncts(root, region.file, region.cap)
     if not terms:
         return NormalForm((), (), (FALSE,))
-    boxes = _Boxes(root.bounds(), numbers, inputs, name)
+    boxes = _Boxes(root.bounds(), (numbers, table), region)
     clauses: dict[tuple[int, tuple[int, ...]], Clause] = {}
     for term in terms:
-        box = boxes.index(term.blocks)
+        rows = tuple(dict.fromkeys((*root.rows, *term.rows)))
+        box = boxes.index(term.blocks, rows)
         if box >= 0:
-            rows = tuple(dict.fromkeys((*root.rows, *term.rows)))
             if (box, rows) not in clauses:
-                clauses[box, rows] = Clause(box, table.rows(rows))
+                clauses[box, rows] = Clause(box, table.rows(rows, region.values))
     free = {box for box, rows in clauses if not rows}
     # where any output will do, further clauses on the same box say nothing
     kept = tuple(clause for (box, rows), clause in clauses.items() if not rows or box not in free)
     notes = (NO_ROWS,) if free else ()
     return NormalForm(tuple(boxes.made), kept, notes if kept else (EMPTY,))
+
+
+def used_extras(
+    clauses: tuple[Clause, ...], values: int, products: Sequence[tuple[int, ...]]
+) -> tuple[tuple[Clause, ...], tuple[tuple[int, ...], ...]]:
+    """Clauses that number only the products they use behind the `values` columns, and those products."""
+    columns = [c.rows.columns for c in clauses]
+    used = np.unique(np.concatenate(columns)) if columns else np.zeros(0, dtype=np.int64)
+    used = used[used >= values]
+    if len(used) == len(products):
+        return clauses, tuple(products)
+    made: dict[int, Rows] = {}
+    for clause in clauses:
+        rows = clause.rows
+        if id(rows) not in made:
+            moved = np.where(rows.columns < values, rows.columns, values + np.searchsorted(used, rows.columns))
+            made[id(rows)] = replace(rows, columns=moved)
+    kept = tuple(products[int(column) - values] for column in used)
+    return tuple(Clause(c.box, made[id(c.rows)]) for c in clauses), kept
 
 
 def _disjuncts(root: Conjunction, name: str, cap: int) -> list[_Term]:
@@ -104,30 +153,40 @@ def _products(own: _Term, factors: list[list[_Term]]) -> list[_Term]:
 class _Boxes:
     """Makes boxes, one per distinct content."""
 
-    def __init__(self, base: list[Ints], numbers: Numbers, inputs: int, name: str) -> None:
+    def __init__(self, base: list[Ints], tables: tuple[Numbers, RowTable], region: Region) -> None:
+        numbers, self._table = tables
         self.made: list[Box] = []
-        self._inputs, self._name = inputs, name
+        self._region = region
         self._down, self._up = numbers.arrays()
         self._by_text: dict[bytes, int] = {}
         self._by_content: dict[bytes, int] = {}
-        infinite = np.full(inputs, np.inf)
+        infinite = np.full(len(region.names), np.inf)
         self._base = (-infinite, infinite.copy(), -infinite, infinite.copy())
         for block in base:
             self._apply(block, self._base)
 
-    def index(self, blocks: tuple[Ints, ...]) -> int:
-        """The number of the box with these bounds besides the base, or -1 when it is empty. Raises PropertyError."""
+    def index(self, blocks: tuple[Ints, ...], rows: tuple[int, ...]) -> int:
+        """The number of the box with these bounds besides the base, or -1 when it is empty. Raises PropertyError.
+
+        Where bounds are missing, linear relations of inputs among `rows` are asked for them.
+        """
         key = b"|".join(block.tobytes() for block in blocks)
         if key not in self._by_text:
-            self._by_text[key] = self._make(blocks)
+            arrays = tuple(side.copy() for side in self._base)
+            for block in blocks:
+                self._apply(block, arrays)
+            if any(np.isinf(side).any() for side in arrays):
+                fill(arrays, relations((self._table.exact[row] for row in rows), self._table.products))
+                return self._make(arrays)  # not kept: the box is due to the rows as well
+            self._by_text[key] = self._make(arrays)
         return self._by_text[key]
 
-    def _make(self, blocks: tuple[Ints, ...]) -> int:
-        lower, upper, inner_lower, inner_upper = arrays = tuple(side.copy() for side in self._base)
-        for block in blocks:
-            self._apply(block, arrays)
+    def _make(self, arrays: tuple[Floats, ...]) -> int:
+        lower, upper, inner_lower, inner_upper = arrays
         if (lower > upper).any():
             return -1
+        if self._region.cut is not None:
+            _cut(arrays, self._region.cut)
         self._check_bounded(lower, upper)
         content = hashlib.blake2b(b"".join(side.tobytes() for side in arrays), digest_size=32).digest()
         if content not in self._by_content:
@@ -151,11 +210,19 @@ class _Boxes:
             free = np.flatnonzero(np.isinf(side))
             if len(free):
                 more = f" (and {len(free) - 1} more)" if len(free) > 1 else ""
-                raise PropertyError(
-                    f"the input X_{free[0]}{more} has no {word} bound in some disjunct",
-                    where=self._name,
+                raise UnboundedInputError(
+                    f"the input {self._region.names[int(free[0])]}{more} has no {word} bound in some disjunct",
+                    where=self._region.file,
                     hint="every input needs a lower and an upper bound",
                 )
+
+
+def _cut(arrays: tuple[Floats, ...], by: float) -> None:
+    """Give open sides a bound: `by` away from zero, or from the other side."""
+    lower, upper, inner_lower, inner_upper = arrays
+    below, above = np.isinf(lower), np.isinf(upper)
+    lower[below] = inner_lower[below] = np.minimum(np.where(above, 0.0, upper), 0.0)[below] - by
+    upper[above] = inner_upper[above] = np.maximum(np.where(below, 0.0, lower), 0.0)[above] + by
 
 
 def _shared(side: Floats, original: Floats) -> Floats:

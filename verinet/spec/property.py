@@ -5,11 +5,16 @@ A property states what must NOT happen, as VNN-LIB does: `sat` means that some c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+Role = Literal["input", "hidden", "output"]
+Relation = Literal["", "equal-to", "isomorphic-to"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -65,21 +70,84 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Variable2:
-    """A tensor that a VNN-LIB 2.0 file declares. `shape` is () for a scalar, which is written without an index."""
+    """A tensor that a VNN-LIB 2.0 file declares. `shape` is () for a scalar, which is written without an index.
+
+    `node` is the ONNX tensor that a hidden variable stands for, else empty.
+    """
 
     name: str
-    is_output: bool
+    role: Role
     dtype: str
     shape: tuple[int, ...]
+    node: str = ""
+
+    @property
+    def is_input(self) -> bool:
+        return self.role == "input"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Network2:
+    """One network of a VNN-LIB 2.0 file. `relation` to the network `target` is empty where there is none."""
+
+    name: str
+    variables: tuple[Variable2, ...]
+    relation: Relation = ""
+    target: str = ""
+
+    def of_role(self, role: Role) -> tuple[Variable2, ...]:
+        return tuple(variable for variable in self.variables if variable.role == role)
 
 
 @dataclass(frozen=True, slots=True)
 class Query2:
     """What a VNN-LIB 2.0 file declares, in order: needed to name the values of a witness as the file does."""
 
-    network: str
-    variables: tuple[Variable2, ...]
+    networks: tuple[Network2, ...]
     version: str = "2.0"
+
+    @property
+    def variables(self) -> tuple[Variable2, ...]:
+        """All variables in order of declaration."""
+        return tuple(variable for network in self.networks for variable in network.variables)
+
+    @property
+    def is_plain(self) -> bool:
+        """One network without hidden variables: what VNN-LIB 1.0 can speak of as well."""
+        return len(self.networks) == 1 and not self.networks[0].of_role("hidden")
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A declared input that is `scale * x + offset` for the free input x at position `source`."""
+
+    source: int
+    scale: Fraction = Fraction(1)
+    offset: Fraction = Fraction(0)
+
+    @property
+    def is_copy(self) -> bool:
+        return self.scale == 1 and self.offset == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the vectors of a property relate to the ones that its file declares.
+
+    The file declares `inputs` inputs and `values` hidden and output entries, each flat and in order of declaration.
+    `ties` has one entry per declared input, or is empty when the free inputs are the declared ones. Behind the values,
+    the rows of the property speak of `extras`: products of codes, where 2*i stands for the free input i and 2*j + 1
+    for the value j. A product of one code is that input itself.
+    """
+
+    inputs: int
+    values: int
+    ties: tuple[Tie, ...] = ()
+    extras: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +155,7 @@ class Property:
     """OR over clauses. Clauses with the same input box share one entry of `boxes`.
 
     `v2` is None for VNN-LIB 1.0. Several tensors of a 2.0 file are flattened in C order, one after the other.
+    `layout` is None where boxes speak of the network's inputs and rows of its outputs, and of nothing else.
     """
 
     boxes: tuple[Box, ...]
@@ -96,3 +165,4 @@ class Property:
     name: str = "property"
     notes: tuple[str, ...] = ()
     v2: Query2 | None = None
+    layout: Layout | None = None

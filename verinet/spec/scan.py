@@ -7,15 +7,17 @@ name or number in it turns out to be odd, the same text is given to the general 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 
 from verinet.spec.decimals import exact
-from verinet.spec.formula import Atoms, Conjunction, Linear, NotLinearError, any_of
+from verinet.spec.formula import Atoms, Conjunction, any_of
 from verinet.spec.source import WORD
 from verinet.spec.symbols import Symbols1, Symbols2, UnknownVariableError
 from verinet.spec.syntax import Parser
+from verinet.spec.terms import Linear
 
 _BLANK = re.compile(r"\s*+")
 _DECLARE = r"\(\s*+declare-(?:const\s++[XY]_[0-9]++|fun\s++[XY]_[0-9]++\s*+\(\s*+\))\s++Real\s*+\)\s*+"
@@ -71,6 +73,14 @@ class Scanner:
         position = self._skip(0)
         while position < len(self.text):
             position = self._skip(self._step(position))
+        self._check_constants()
+
+    def _check_constants(self) -> None:
+        """Note constants that do not fit VNN-LIB 2.0: the bulk passes look at each distinct word once."""
+        symbols = self.parser.symbols
+        if isinstance(symbols, Symbols2) and len(symbols.dtypes()) == 1:
+            words = [word for pair in self._others for word in (*pair[0].split(None, 1)[1:], pair[1])]
+            self.parser.lint.numbers([*self.parser.atoms.numbers, *words], *symbols.dtypes())
 
     def _skip(self, position: int) -> int:
         match = _BLANK.match(self.text, position)
@@ -78,7 +88,7 @@ class Scanner:
 
     def _step(self, position: int) -> int:
         """Read at least one command and return the position behind what was read."""
-        for bulk in (self._asserts, self._declares, self._assert_or):
+        for bulk in self._bulk():
             try:
                 end = bulk(position)
             except _OddError:
@@ -89,6 +99,13 @@ class Scanner:
         if self.parser.symbols is not self._heads._symbols:
             self._heads = _Heads(self.parser.symbols)
         return end
+
+    def _bulk(self) -> tuple[Callable[[int], int], ...]:
+        """The passes to try. Where element types differ, each comparison has to be looked at by itself."""
+        symbols = self.parser.symbols
+        if isinstance(symbols, Symbols2) and len(symbols.dtypes()) > 1:
+            return ()
+        return self._asserts, self._declares, self._assert_or
 
     def _declares(self, position: int) -> int:
         match, symbols = _DECLARES.match(self.text, position), self.parser.symbols
@@ -108,6 +125,7 @@ class Scanner:
             return 0
         try:
             self.parser.root.absorb(self._conjunction(match.start(), match.end()))
+            self.parser.asserted = True
         except _OddError:
             while position < match.end():
                 position = self._skip(self.parser.command(position))
@@ -123,6 +141,7 @@ class Scanner:
             close = _CLOSE.match(self.text, position)
             if close is not None and parts:
                 self.parser.root.absorb(any_of(parts))
+                self.parser.asserted = True
                 return close.end()
             match = _AND.match(self.text, position)
             if match is not None:
@@ -167,7 +186,7 @@ class Scanner:
             atoms: Atoms = self.parser.atoms
             try:
                 self._others[pair] = atoms.compare(operator, self._word(left), self._word(pair[1]))
-            except (UnknownVariableError, NotLinearError, OverflowError) as problem:
+            except (UnknownVariableError, OverflowError) as problem:
                 raise _OddError from problem
         return self._others[pair]
 

@@ -1,12 +1,11 @@
-"""Declared variables: VNN-LIB 1.0 names X_i and Y_j one by one, VNN-LIB 2.0 declares tensors of one network."""
+"""Declared variables: VNN-LIB 1.0 names X_i and Y_j one by one, VNN-LIB 2.0 declares tensors of networks."""
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Protocol
 
-from verinet.spec.property import Query2, Variable2
+from verinet.spec.property import Network2, Variable2
 
 _NAME1 = re.compile(r"([XY])_(0|[1-9][0-9]{0,8})", re.ASCII)
 _NAME2 = re.compile(r"([A-Za-z_][\w.@$'-]*)(?:\s*\[([\s\d,]*)\])?", re.ASCII)
@@ -26,10 +25,13 @@ class Symbols(Protocol):
     """What a formula needs to know about variables."""
 
     def resolve(self, name: str) -> int:
-        """2*i for input i, 2*j + 1 for output j. Raises UnknownVariableError."""
+        """2*i for input i, 2*j + 1 for hidden or output entry j. Raises UnknownVariableError."""
 
     def sizes(self) -> tuple[int, int]:
-        """Numbers of inputs and outputs."""
+        """Numbers of inputs, and of hidden and output entries."""
+
+    def name_of(self, code: int) -> str:
+        """What the file calls a code."""
 
 
 class Symbols1:
@@ -66,6 +68,10 @@ class Symbols1:
             raise UnknownVariableError(f"unknown variable {name}: the file declares {known} up to here")
         return key
 
+    def name_of(self, code: int) -> str:
+        """What the file calls a code."""
+        return f"{'XY'[code & 1]}_{code >> 1}"
+
     def sizes(self) -> tuple[int, int]:
         """Raises UnknownVariableError when an index is left out."""
         counts = []
@@ -82,28 +88,64 @@ class Symbols1:
 
 
 class Symbols2:
-    """The tensors of one VNN-LIB 2.0 network, flattened in C order, one after the other."""
+    """The tensors of the networks of a VNN-LIB 2.0 file, flattened in C order, one after the other.
 
-    def __init__(self, query: Query2) -> None:
-        self.query = query
+    Hidden and output entries are numbered together, in order of declaration.
+    """
+
+    def __init__(self) -> None:
+        self.networks: dict[str, Network2] = {}
         self._offsets: dict[str, tuple[int, Variable2]] = {}
         self._sizes = [0, 0]
-        for variable in query.variables:
-            self._offsets[variable.name] = (self._sizes[variable.is_output], variable)
-            self._sizes[variable.is_output] += math.prod(variable.shape)
+
+    def declare(self, network: Network2) -> None:
+        """Add a network with new names."""
+        self.networks[network.name] = network
+        for variable in network.variables:
+            side = 0 if variable.is_input else 1
+            self._offsets[variable.name] = (self._sizes[side], variable)
+            self._sizes[side] += variable.size
 
     def resolve(self, name: str) -> int:
+        offset, variable, index = self._find(name)
+        return 2 * (offset + _flat_index(name, index, variable)) + (not variable.is_input)
+
+    def dtype(self, name: str) -> str:
+        """The element type of a variable. Raises UnknownVariableError."""
+        return self._find(name)[1].dtype
+
+    def dtypes(self) -> set[str]:
+        """The element types of all variables."""
+        return {variable.dtype for _, variable in self._offsets.values()}
+
+    def _find(self, name: str) -> tuple[int, Variable2, str | None]:
         match = _NAME2.fullmatch(name)
         if match is None or match[1] not in self._offsets:
             known = ", ".join(self._offsets)
             raise UnknownVariableError(
-                f"expected a number or a variable, but found '{name[:60]}'", f"declared: {known}"
+                f"expected a number or a variable, but found '{name[:60]}'", f"declared: {known[:300]}"
             )
-        offset, variable = self._offsets[match[1]]
-        return 2 * (offset + _flat_index(name, match[2], variable)) + variable.is_output
+        return *self._offsets[match[1]], match[2]
 
     def sizes(self) -> tuple[int, int]:
         return self._sizes[0], self._sizes[1]
+
+    def name_of(self, code: int) -> str:
+        """What the file calls a code."""
+        flat = code >> 1
+        for name, (offset, variable) in self._offsets.items():
+            if variable.is_input == (code % 2 == 0) and offset <= flat < offset + variable.size:
+                return name + written_index(variable, flat - offset)
+        return "?"
+
+
+def written_index(variable: Variable2, flat: int) -> str:
+    """The index of an entry as a file writes it; empty for a scalar."""
+    parts: list[str] = []
+    for size in reversed(variable.shape):
+        flat, part = divmod(flat, size)
+        parts.append(str(part))
+    return f"[{','.join(reversed(parts))}]" if parts else ""
 
 
 def _flat_index(name: str, text: str | None, variable: Variable2) -> int:

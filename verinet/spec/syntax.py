@@ -10,15 +10,17 @@ from fractions import Fraction
 
 from verinet.spec.decimals import exact
 from verinet.spec.declare import declare_network, version
-from verinet.spec.formula import Atoms, Conjunction, Linear, NotLinearError, all_of, any_of, product_of, sum_of
+from verinet.spec.formula import Atoms, Conjunction, all_of, any_of
+from verinet.spec.lint import Lint, kind_of
 from verinet.spec.source import Cursor, Source
 from verinet.spec.symbols import Symbols1, Symbols2, UnknownVariableError
+from verinet.spec.terms import Linear, NotSupportedError, product_of, sum_of
 
 _CONNECTIVES = frozenset({"and", "or"})
 _COMPARISONS = frozenset({"<=", ">=", "<", ">", "=", "==", "!="})
 _ARITHMETIC = frozenset({"+", "-", "*"})
 _COMMANDS = "assert, declare-const, declare-fun, vnnlib-version or declare-network"
-_LINEAR_HINT = "rewrite the constraint as bounds on inputs and linear rows over outputs"
+_SMALLER_HINT = "simplify the constraint, or split it"
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class _Frame:
     start: int
     terms: list[Linear] = field(default_factory=list)
     formulas: list[Conjunction] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)  # of the constants and variables in it, see `lint`
 
 
 class Parser:
@@ -39,7 +42,8 @@ class Parser:
         self.root = Conjunction()
         self.symbols: Symbols1 | Symbols2 = Symbols1()
         self.version = ""
-        self.notes: list[str] = []
+        self.asserted = False
+        self.lint = Lint()
 
     def command(self, position: int) -> int:
         """Read the command at `position` and return the position behind it."""
@@ -50,10 +54,11 @@ class Parser:
         name = cursor.next()
         if name == "assert":
             self.root.absorb(self.formula(cursor))
+            self.asserted = True
         elif name in ("declare-const", "declare-fun"):
             self._declare(cursor, function=name == "declare-fun")
         elif name == "vnnlib-version":
-            self.version = version(cursor, self.notes)
+            self.version = version(cursor, self.lint)
         elif name == "declare-network":
             self._declare_network(cursor)
         else:
@@ -76,13 +81,17 @@ class Parser:
             raise cursor.wrong("the type 'Real'")
 
     def _declare_network(self, cursor: Cursor) -> None:
-        if isinstance(self.symbols, Symbols2):
-            raise self.source.property_error(
-                cursor.start, "queries over more than one network are not supported yet", "verify one network at a time"
-            )
-        if self.symbols.declared:
-            raise self.source.syntax_error(cursor.start, "a file declares either X_i and Y_j, or a network, not both")
-        self.symbols = Symbols2(declare_network(cursor, self.version or "2.0"))
+        if isinstance(self.symbols, Symbols1):
+            if self.symbols.declared:
+                raise self.source.syntax_error(
+                    cursor.start, "a file declares either X_i and Y_j, or networks, not both"
+                )
+            self.symbols = Symbols2()
+            if not self.version:
+                self.lint.note("a file begins with (vnnlib-version <2.0>)", cursor)
+        if self.asserted:
+            self.lint.note("networks are declared before the first assertion", cursor)
+        self.symbols.declare(declare_network(cursor, self.symbols.networks, self.lint))
 
     def formula(self, cursor: Cursor) -> Conjunction:
         """Read one constraint."""
@@ -95,6 +104,7 @@ class Parser:
                 frame = stack.pop()
                 value = self._close(cursor, frame)
                 if isinstance(value, Linear):
+                    stack[-1].kinds |= frame.kinds
                     stack[-1].terms.append(value)  # an arithmetic frame is never the outermost one
                 elif stack:
                     stack[-1].formulas.append(value)
@@ -103,7 +113,7 @@ class Parser:
             elif token in ("", ")") or not stack or stack[-1].operator in _CONNECTIVES:
                 raise cursor.wrong("a constraint in parentheses" if token else "')'")
             else:
-                stack[-1].terms.append(self._term(cursor))
+                stack[-1].terms.append(self._term(cursor, stack[-1]))
 
     def _open(self, cursor: Cursor, parent: _Frame | None) -> _Frame:
         start, operator = cursor.start, cursor.next()
@@ -122,11 +132,16 @@ class Parser:
             hint = "the operator comes first, as in (<= X_0 1.0)"
         raise cursor.wrong(words, hint)
 
-    def _term(self, cursor: Cursor) -> Linear:
+    def _term(self, cursor: Cursor, frame: _Frame) -> Linear:
         number = exact(cursor.token)
         if number is not None:
+            frame.kinds.add(kind_of(cursor.token))
+            if isinstance(self.symbols, Symbols2):
+                self.lint.number(cursor.token, cursor)
             return Linear(number)
         try:
+            if isinstance(self.symbols, Symbols2):
+                frame.kinds.add(self.symbols.dtype(cursor.token))
             return Linear(weights={self.symbols.resolve(cursor.token): Fraction(1)})
         except UnknownVariableError as problem:
             raise self.source.syntax_error(cursor.start, problem.fact, problem.hint) from problem
@@ -140,10 +155,14 @@ class Parser:
         if not count:
             what = "constraint" if frame.operator in _CONNECTIVES else "number or variable"
             raise cursor.wrong(f"at least one {what} in '{frame.operator}'")
+        if frame.operator in _COMPARISONS and isinstance(self.symbols, Symbols2):
+            self.lint.types(frame.kinds, cursor)
+            if frame.operator == "=":
+                self.lint.note("equality is written ==", cursor)
         try:
             return self._reduce(frame)
-        except NotLinearError as problem:
-            raise self.source.property_error(frame.start, str(problem), _LINEAR_HINT) from problem
+        except NotSupportedError as problem:
+            raise self.source.property_error(frame.start, str(problem), _SMALLER_HINT) from problem
         except OverflowError as problem:
             raise self.source.property_error(
                 frame.start, "a number here lies outside the range of float64", "scale the constraint"
@@ -158,7 +177,7 @@ class Parser:
         if operator == "+":
             return sum_of(terms)
         if operator == "*":
-            return product_of(terms)
+            return product_of(terms, self.atoms.table.products)
         if operator == "-":
             negated = [term.scaled(Fraction(-1)) for term in terms]
             return sum_of([terms[0], *negated[1:]]) if len(terms) > 1 else negated[0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from verinet.spec.decimals import enclose, enclose_decimal
+from verinet.spec.decimals import enclose, enclose_decimal, exact
 from verinet.spec.property import Floats, Rows
+from verinet.spec.terms import Products
 
 _EXACT_INTEGER = 2**53
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = Fraction(1, 10**280), Fraction(10**280)
@@ -27,6 +28,7 @@ class Numbers(dict[str, int]):
         self.down: list[float] = []
         self.up: list[float] = []
         self._fractions: dict[tuple[Fraction, str], int] = {}
+        self._written: dict[int, tuple[Fraction, bool]] = {}
 
     def __missing__(self, token: str) -> int:
         pair = enclose_decimal(token)
@@ -47,7 +49,17 @@ class Numbers(dict[str, int]):
             if strict and not upper and down == up:
                 up = math.nextafter(down, math.inf)
             self._fractions[key] = self._append(down, up)
+            self._written[self._fractions[key]] = value, strict
         return self._fractions[key]
+
+    def written(self, number: int) -> tuple[Fraction, bool]:
+        """The exact value of a number, and whether a bound at it is strict."""
+        if len(self._written) < len(self.down):
+            for token, known in self.items():
+                value = exact(token) if known >= 0 else None
+                if value is not None:
+                    self._written[known] = value, False
+        return self._written[number]
 
     def arrays(self) -> tuple[Floats, Floats]:
         """`down` and `up` of all numbers so far, each of shape (numbers,)."""
@@ -61,15 +73,19 @@ class Numbers(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class ExactRow:
-    """sum weights[j] * Y_columns[j] <= bound (or < where strict), in rationals."""
+    """sum weights[k] * value of codes[k] <= bound (or < where strict), in rationals. See `terms` for codes.
 
-    columns: tuple[int, ...]
+    Codes are those of hidden and output entries and of products; an input stands as a product of one.
+    """
+
+    codes: tuple[int, ...]
     weights: tuple[Fraction, ...]
     bound: Fraction
     strict: bool
 
-    def holds(self, outputs: Sequence[Fraction]) -> bool:
-        total = sum((w * outputs[j] for j, w in zip(self.columns, self.weights, strict=True)), Fraction(0))
+    def holds(self, value: Callable[[int], Fraction]) -> bool:
+        """Whether the row holds where `value` gives the value of each code."""
+        total = sum((w * value(code) for code, w in zip(self.codes, self.weights, strict=True)), Fraction(0))
         return total < self.bound if self.strict else total <= self.bound
 
 
@@ -84,6 +100,7 @@ class RowTable:
     """Every distinct output row of a file, and the float64 `Rows` made from them."""
 
     def __init__(self) -> None:
+        self.products = Products()
         self.exact: list[ExactRow] = []
         self._ids: dict[ExactRow, int] = {}
         self._floats: list[_FloatRow] = []
@@ -97,20 +114,21 @@ class RowTable:
             self.exact.append(row)
         return self._ids[row]
 
-    def rows(self, ids: Iterable[int]) -> Rows:
-        """The conjunction of some rows, without duplicates."""
+    def rows(self, ids: Iterable[int], values: int) -> Rows:
+        """The conjunction of some rows, without duplicates. Columns: `values` entries, and the products behind them."""
         key = tuple(dict.fromkeys(ids))
         if key not in self._made:
-            self._made[key] = self._build(key)
+            self._made[key] = self._build(key, values)
         return self._made[key]
 
-    def _build(self, ids: tuple[int, ...]) -> Rows:
+    def _build(self, ids: tuple[int, ...], values: int) -> Rows:
         exact, floats = [self.exact[i] for i in ids], [self._floats[i] for i in ids]
         starts = np.zeros(len(ids) + 1, dtype=np.int64)
-        np.cumsum([len(row.columns) for row in exact], out=starts[1:])
+        np.cumsum([len(row.codes) for row in exact], out=starts[1:])
+        columns = [code >> 1 if code >= 0 else values - code - 1 for row in exact for code in row.codes]
         return Rows(
             starts=starts,
-            columns=np.array([j for row in exact for j in row.columns], dtype=np.int64),
+            columns=np.array(columns, dtype=np.int64),
             values=np.array([w for row in floats for w in row.weights], dtype=np.float64),
             bounds=np.array([row.bound for row in floats], dtype=np.float64),
             strict=np.array([row.strict for row in exact], dtype=np.bool_),

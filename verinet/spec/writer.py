@@ -1,13 +1,16 @@
-"""Properties to VNN-LIB 1.0 text that reads back to the same float64 values."""
+"""Properties to VNN-LIB text that reads back to the same float64 values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Context, Decimal
+from fractions import Fraction
 
 import numpy as np
 
-from verinet.spec.property import Box, Property, Rows
+from verinet.errors import PropertyError
+from verinet.spec.property import Box, Property, Query2, Rows
+from verinet.spec.reader import parse_formula
+from verinet.spec.render import comparison, to_version_2
 
 _EXACT = Context(prec=1200)  # more digits than the sum of two float64 can have
 
@@ -17,8 +20,14 @@ def to_vnnlib1(prop: Property) -> str:
 
     Numbers are written in full, so float64 values stay what they are. Where inner and outer sides of a box are
     neighbours, a decimal between them is written, which reads back to the same pair. Rows with a `weight_error` are
-    written with their float64 weights.
+    written with their float64 weights. Raises PropertyError for a property that VNN-LIB 1.0 cannot hold in this form.
     """
+    if prop.layout is not None:
+        raise PropertyError(
+            "this property relates inputs, hidden tensors or several networks, which its normal form cannot show",
+            where=prop.name,
+            hint="convert the file it was read from: verinet convert",
+        )
     lines = [f"; {' '.join(prop.name.split())}"]
     lines += [f"(declare-const X_{i} Real)" for i in range(prop.inputs)]
     lines += [f"(declare-const Y_{j} Real)" for j in range(prop.outputs)]
@@ -32,6 +41,14 @@ def to_vnnlib1(prop: Property) -> str:
         boxes = [_box_atoms(box) for box in prop.boxes]
         lines.append(_assert_any([boxes[clause.box] + _row_atoms(clause.rows) for clause in prop.clauses]))
     return "\n".join(lines) + "\n"
+
+
+def to_vnnlib2(prop: Property, query: Query2 | None = None) -> str:
+    """The property as VNN-LIB 2.0, as `to_vnnlib1` writes it. `query` declares the tensors.
+
+    Its default is what the property's file declared, or real vectors X and Y. Raises PropertyError.
+    """
+    return to_version_2(parse_formula(to_vnnlib1(prop), prop.name), query or prop.v2)
 
 
 def _assert_any(disjuncts: list[list[str]]) -> str:
@@ -60,18 +77,10 @@ def _number(value: Decimal) -> str:
 
 
 def _row_atoms(rows: Rows) -> list[str]:
-    bounds = zip(rows.bounds.tolist(), rows.strict.tolist(), strict=True)
-    return [
-        f"({'<' if strict else '<='} {_sum(left)} {_number(Decimal(bound))})"
-        for left, (bound, strict) in zip(_left_sides(rows), bounds, strict=True)
-    ]
-
-
-def _left_sides(rows: Rows) -> Iterator[list[str]]:
-    for first, last in zip(rows.starts[:-1].tolist(), rows.starts[1:].tolist(), strict=True):
-        pairs = zip(rows.columns[first:last].tolist(), rows.values[first:last].tolist(), strict=True)
-        yield [f"Y_{j}" if w == 1 else f"(* {_number(Decimal(w))} Y_{j})" for j, w in pairs]
-
-
-def _sum(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"(+ {' '.join(parts)})"
+    atoms = []
+    for k, (bound, strict) in enumerate(zip(rows.bounds.tolist(), rows.strict.tolist(), strict=True)):
+        part = slice(int(rows.starts[k]), int(rows.starts[k + 1]))
+        pairs = zip(rows.columns[part].tolist(), rows.values[part].tolist(), strict=True)
+        terms = [([f"Y_{j}"], Fraction(weight)) for j, weight in pairs]
+        atoms.append(comparison("<" if strict else "<=", terms, Fraction(bound)))
+    return atoms

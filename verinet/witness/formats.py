@@ -71,20 +71,54 @@ def version_2(witness: Witness, variables: Sequence[Declared]) -> str:
 
     Values are written without an exponent, as the standard's grammar of numbers wants it.
     """
-    left = {"input": np.ravel(witness.inputs), "output": np.ravel(witness.outputs)}
     lines: list[str] = []
-    for variable in variables:
-        if variable.role not in left:
-            raise PropertyError("no assignment can be written for hidden variables", where=variable.name)
-        values, left[variable.role] = np.split(left[variable.role], [variable.size])
-        if len(values) != variable.size:
-            raise PropertyError(f"{variable.name} declares {variable.size} entries, the witness has {len(values)}")
+    for variable, values in assigned(witness, variables):
         lines.append(f"{variable.name} {variable.type} [{','.join(map(str, variable.shape))}]")
         lines += [_positional(value, variable.type) for value in values]
+    return "\n".join(lines) + "\n"
+
+
+def assigned(witness: Witness, variables: Sequence[Declared]) -> list[tuple[Declared, npt.NDArray[np.float64]]]:
+    """The values of every variable, flat, in order of declaration. Raises PropertyError where sizes do not fit."""
+    left = {
+        "input": np.ravel(witness.inputs).astype(np.float64),
+        "output": np.ravel(witness.outputs).astype(np.float64),
+    }
+    found: list[tuple[Declared, npt.NDArray[np.float64]]] = []
+    for variable in variables:
+        side = "input" if variable.role == "input" else "output"
+        values, left[side] = np.split(left[side], [variable.size])
+        if len(values) != variable.size:
+            raise PropertyError(f"{variable.name} declares {variable.size} entries, the witness has {len(values)}")
+        found.append((variable, values))
     surplus = {role: len(rest) for role, rest in left.items() if len(rest)}
     if surplus:
         raise PropertyError(f"the witness has more entries than the query declares: {surplus}")
-    return "\n".join(lines) + "\n"
+    return found
+
+
+def serialise(witness: Witness, spec: str | Path, folder: str | Path) -> list[Path]:
+    """Write every variable as an ONNX TensorProto, `folder`/NAME.pb (VNN-LIB 2.0, --serialise-assignments).
+
+    Tensors have the declared element type, float64 where that is `real`; VNN-LIB 1 has the variables X and Y. The
+    folder is made if it is missing. Raises PropertyError, OSError.
+    """
+    from onnx import numpy_helper
+
+    if is_version_2(read_text(spec, _HEAD)):
+        variables = declared_variables(read_text(spec))
+    else:
+        sides = (("input", "X", witness.inputs), ("output", "Y", witness.outputs))
+        variables = tuple(Declared(role, name, "real", (np.size(values),)) for role, name, values in sides)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for variable, values in assigned(witness, variables):
+        kind = np.float64 if variable.type.lower() == "real" else np.dtype(variable.type)
+        tensor = numpy_helper.from_array(values.astype(kind).reshape(variable.shape), variable.name)
+        written.append(place / f"{variable.name}.pb")
+        written[-1].write_bytes(tensor.SerializeToString())
+    return written
 
 
 def declared_variables(text: str) -> tuple[Declared, ...]:

@@ -1,7 +1,8 @@
 """The gate for `sat`: an input counts as a violation only if ONNX Runtime says so on the original file.
 
 The candidate is moved into the box and onto the network's own number grid, the network is run with ONNX Runtime's graph
-optimisations off and on, and the original formula is evaluated exactly, in rationals, with no tolerance.
+optimisations off and on, and the original formula is evaluated exactly, in rationals, with no tolerance. In a query
+over several networks each one is run by itself; the composed graph that the search uses has no say here.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from verinet.results import FloatArray, Witness
-from verinet.spec.property import Floats, Property, Rows
+from verinet.spec.layout import with_extras
+from verinet.spec.property import Box, Floats, Property, Rows
 from verinet.witness.grid import Grid, snap
+from verinet.witness.runner import Runner
 
 if TYPE_CHECKING:
+    from verinet.frontends.compose import Composite
     from verinet.frontends.model import Model
     from verinet.spec.exact import ExactProperty
 
 INPUT_TOLERANCE = 1e-4  # absolute, on inputs only: what the competition forgives; we only tell, and never call it sat
+_COARSE = 4096.0  # steps per unit
 _CLEARLY = 1e-6  # relative to the outputs: far beyond rounding in the margin
 
 
@@ -36,10 +41,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """Outcome, the point that was run (with the outputs of the optimised session), and what to know about it."""
+    """Outcome, the point that was run (with the outputs of the optimised session), and what to know about it.
+
+    `witness` has the inputs and values that the property's file declares; `point` holds the free inputs of the
+    property, which are the same unless some inputs are tied to one another.
+    """
 
     outcome: Outcome
     witness: Witness
+    point: Floats
     detail: str = ""
 
     @property
@@ -47,59 +57,93 @@ class ReplayResult:
         return self.outcome is Outcome.CONFIRMED
 
 
-class Replayer:
-    """Replays many candidates of one query: the two ONNX Runtime sessions and the formula are opened once."""
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One candidate as it was run. `inside`: all of it lies in the box."""
 
-    def __init__(self, model: Model, spec: str | Path | None, prop: Property) -> None:
-        self._model, self._spec, self._prop = model, spec, prop
-        self._sessions: tuple[Any, Any] | None = None
+    point: Floats
+    declared: Floats
+    runs: tuple[Floats, Floats]  # hidden and output entries, ONNX Runtime's optimisations off and on
+    inside: bool
+
+
+class Replayer:
+    """Replays many candidates of one query: the ONNX Runtime sessions and the formula are opened once."""
+
+    def __init__(self, model: Model | Composite, spec: str | Path | None, prop: Property) -> None:
+        self._spec, self._prop = spec, prop
+        self._composite = _composite(model, prop)
+        self._runner = Runner(self._composite)
         self._formula: ExactProperty | None = None
         self._boxes: tuple[Floats, Floats] | None = None
+        self._grids: tuple[Grid, Grid] | None = None
 
     def __call__(self, candidate: Floats, clause: int | None = None) -> ReplayResult:
-        """Replay a flat float64 input. `clause` is the disjunct it was found for; else the nearest box is used."""
-        box = self._prop.boxes[self._box_of(candidate, clause)]
-        snapped = snap(np.asarray(candidate, dtype=np.float64), box, self._grid())
-        plain, optimised = self._run(snapped.point)
-        witness = Witness(snapped.point, optimised, max(0.0, margin(self._prop, snapped.point, optimised)))
-        return self._judge(witness, plain, snapped.inside)
+        """Replay a flat float64 point of the property. `clause` is the disjunct it was found for; else the nearest box
+        is used.
+        """
+        point = np.asarray(candidate, dtype=np.float64)
+        box = self._prop.boxes[self._box_of(point, clause)]
+        if not self._composite.spread.copies_only:
+            # With few digits, a tied input such as x + 0.5 is a number of its type as well.
+            coarse = self._try(np.rint(point * _COARSE) / _COARSE, box)
+            if coarse.confirmed:
+                return coarse
+        return self._try(point, box)
 
-    def _judge(self, witness: Witness, plain: FloatArray, inside: bool) -> ReplayResult:
-        holds = [self._violates(witness.inputs, outputs) for outputs in (plain, witness.outputs)]
+    def _try(self, point: Floats, box: Box) -> ReplayResult:
+        declared_grid, free_grid = self._grid()
+        snapped = snap(point, box, free_grid)
+        declared = snapped.point
+        if not self._composite.spread.is_identity:
+            declared = declared_grid.rounded(self._composite.spread.declared(snapped.point))
+        return self._judge(_Trial(snapped.point, declared, self._runner.run(declared), snapped.inside))
+
+    def _judge(self, trial: _Trial) -> ReplayResult:
+        best = max(0.0, self._margin(trial, trial.runs[1]))
+        witness = Witness(trial.declared, trial.runs[1], best)
+        holds = [self._violates(trial, values) for values in trial.runs]
         if all(holds):
-            return ReplayResult(Outcome.CONFIRMED, witness)
+            return ReplayResult(Outcome.CONFIRMED, witness, trial.point)
         if any(holds):
             setting = "off" if holds[0] else "on"
             detail = f"it violates only with ONNX Runtime's graph optimisations {setting}"
-            return ReplayResult(Outcome.ONLY_WITHIN_TOLERANCE, witness, detail)
-        if margin(self._prop, witness.inputs, witness.outputs, INPUT_TOLERANCE) >= 0:
+            return ReplayResult(Outcome.ONLY_WITHIN_TOLERANCE, witness, trial.point, detail)
+        if self._margin(trial, trial.runs[1], INPUT_TOLERANCE) >= 0:
             why = (
-                "it lies on the edge of what float64 decides" if inside else "no number of the input type is in the box"
+                "it lies on the edge of what float64 decides"
+                if trial.inside
+                else "no number of the input type is in the box"
             )
-            return ReplayResult(Outcome.ONLY_WITHIN_TOLERANCE, witness, why)
-        return ReplayResult(Outcome.REFUTED, witness)
+            return ReplayResult(Outcome.ONLY_WITHIN_TOLERANCE, witness, trial.point, why)
+        return ReplayResult(Outcome.REFUTED, witness, trial.point)
 
-    def _violates(self, inputs: FloatArray, outputs: FloatArray) -> bool:
-        if not (np.isfinite(inputs).all() and np.isfinite(outputs).all()):
+    def _margin(self, trial: _Trial, values: Floats, tolerance: float = 0.0) -> float:
+        columns = with_extras(self._prop.layout, trial.point, values)
+        return margin(self._prop, trial.point, columns, tolerance)
+
+    def _violates(self, trial: _Trial, values: Floats) -> bool:
+        if not (np.isfinite(trial.declared).all() and np.isfinite(values).all()):
             return False
-        if margin(self._prop, inputs, outputs) < -_CLEARLY * (1.0 + float(np.abs(outputs).max(initial=0.0))):
+        columns = with_extras(self._prop.layout, trial.point, values)
+        size = 1.0 + float(np.abs(columns).max(initial=0.0))
+        if np.isfinite(size) and margin(self._prop, trial.point, columns) < -_CLEARLY * size:
             return False  # reading a large formula for a hopeless candidate would cost the search its time
         if self._spec is None:
-            return violates_exactly(self._prop, inputs, outputs)
+            tied = self._composite.spread
+            if not tied.is_identity and not tied.holds(trial.point, trial.declared):
+                return False
+            return violates_exactly(self._prop, trial.point, values)
         if self._formula is None:
             self._formula = _read_formula(self._spec)
-        return self._formula.holds(inputs.astype(np.float64), outputs.astype(np.float64))
+        return self._formula.holds(trial.declared, values)
 
-    def _run(self, point: Floats) -> tuple[Floats, Floats]:
-        from verinet.frontends.crosscheck import open_session, run_session
-
-        if self._sessions is None:
-            self._sessions = open_session(self._model), open_session(self._model, optimise=True)
-        plain, optimised = self._sessions
-        return run_session(plain, self._model, point), run_session(optimised, self._model, point)
-
-    def _grid(self) -> Grid:
-        return Grid.of(self._model.input_shapes, self._model.input_dtypes)
+    def _grid(self) -> tuple[Grid, Grid]:
+        """Of the declared and of the free inputs."""
+        if self._grids is None:
+            declared, spread = Grid.checked(self._composite.dtypes), self._composite.spread
+            self._grids = declared, declared if spread.is_identity else declared.shared(spread.sources, spread.free)
+        return self._grids
 
     def _box_of(self, candidate: Floats, clause: int | None) -> int:
         return self.nearest_box(candidate) if clause is None else self._prop.clauses[clause].box
@@ -113,11 +157,17 @@ class Replayer:
         return int(np.maximum(lower - candidate, candidate - upper).max(axis=1, initial=0.0).argmin())
 
 
-def replay(model: Model, spec: str | Path | None, prop: Property, candidate: Floats) -> ReplayResult:
-    """Replay one candidate, a flat float64 input in the order X_0, X_1, ...
+def _composite(model: Model | Composite, prop: Property) -> Composite:
+    from verinet.frontends.compose import Composite, compose
+
+    return model if isinstance(model, Composite) else compose(model, prop)
+
+
+def replay(model: Model | Composite, spec: str | Path | None, prop: Property, candidate: Floats) -> ReplayResult:
+    """Replay one candidate, a flat float64 point of the property.
 
     Args:
-        model: the network with the bytes of its original file.
+        model: the network with the bytes of its original file, or all networks of a query.
         spec: path or text of the original property, whose formula decides; None where there is only `prop`.
         prop: the same property in normal form, for the boxes and the margin.
         candidate: shape (inputs,).
@@ -152,17 +202,32 @@ def _read_formula(spec: str | Path) -> ExactProperty:
     return ExactProperty.parse(str(spec)) if is_text else ExactProperty.read(spec)
 
 
-def violates_exactly(prop: Property, inputs: FloatArray, outputs: FloatArray) -> bool:
-    """Whether some clause holds at the point, computed in rationals."""
+def violates_exactly(prop: Property, inputs: FloatArray, values: FloatArray) -> bool:
+    """Whether some clause holds at a point of the property, computed in rationals."""
     in_box = [bool(((inputs >= b.inner_lower) & (inputs <= b.inner_upper)).all()) for b in prop.boxes]
-    return any(_holds(clause.rows, outputs) for clause in prop.clauses if in_box[clause.box])
+    exact = _Columns(prop, np.asarray(inputs, dtype=np.float64), np.asarray(values, dtype=np.float64))
+    return any(_holds(clause.rows, exact) for clause in prop.clauses if in_box[clause.box])
 
 
-def _holds(rows: Rows, outputs: FloatArray) -> bool:
-    for i, bound in enumerate(rows.bounds):
+class _Columns:
+    """The columns of a property's rows at a point, as rationals: values, and products behind them."""
+
+    def __init__(self, prop: Property, inputs: Floats, values: Floats) -> None:
+        from verinet.spec.exact import ExactValues
+
+        self._values, self._count = ExactValues(inputs, values), len(values)
+        self._extras = prop.layout.extras if prop.layout is not None else ()
+
+    def __getitem__(self, column: int) -> Fraction:
+        codes = (2 * column + 1,) if column < self._count else self._extras[column - self._count]
+        return self._values.product(codes)
+
+
+def _holds(rows: Rows, columns: _Columns) -> bool:
+    for i, bound in enumerate(rows.bounds.tolist()):
         entries = slice(int(rows.starts[i]), int(rows.starts[i + 1]))
-        pairs = zip(rows.values[entries], rows.columns[entries], strict=True)
-        total = sum((Fraction(float(value)) * Fraction(float(outputs[column])) for value, column in pairs), Fraction(0))
-        if not (total < Fraction(float(bound)) if rows.strict[i] else total <= Fraction(float(bound))):
+        pairs = zip(rows.values[entries].tolist(), rows.columns[entries].tolist(), strict=True)
+        total = sum((Fraction(value) * columns[column] for value, column in pairs), Fraction(0))
+        if not (total < Fraction(bound) if rows.strict[i] else total <= Fraction(bound)):
             return False
     return True

@@ -12,25 +12,7 @@ from verinet.frontends.crosscheck import compare_with_onnxruntime, open_session
 from verinet.frontends.onnx import inspect_onnx, load_onnx
 
 FOLDERS = ("digits/onnx", "lipschitz", "vnncomp/*/onnx")
-UNSUPPORTED = {
-    "groupsort5_mlp": "TopK",
-    "groupsort5_mlp_dynamo": "TopK",
-    "groupsort4_6_12_12_3": "TopK",
-    "vit_1": "LayerNormalization",
-    "vit_1_dynamo": "LayerNormalization",
-    "vit_noln": "MatMul",
-    "vit_noln_dynamo": "MatMul",
-    "ibp_3_3_8": "MatMul",
-    "pgd_2_3_16": "MatMul",
-    "unet_simp_small": "Softmax",
-    "unet_upsample_small": "Softmax",
-    "patch-1": "Slice",
-    "patch-3": "Slice",
-    "3_30_30_QConv_16_3_QConv_32_2_Dense_43_ep_30": "Softmax",
-    "3_48_48_QConv_32_5_MP_2_BN_QConv_64_5_MP_2_BN_QConv_64_3_BN_Dense_256_BN_Dense_43_ep_30": "Softmax",
-    "3_64_64_QConv_32_5_MP_2_BN_QConv_64_5_MP_2_BN_QConv_64_3_MP_2_BN_Dense_1024_BN_Dense_43_ep_30": "Softmax",
-    **{f"softmax0{i}": "Softmax" for i in range(1, 6)},
-}
+UNSUPPORTED: dict[str, str] = {}
 
 
 def networks(bench: Path) -> list[Path]:

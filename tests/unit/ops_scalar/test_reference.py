@@ -10,9 +10,11 @@ import mpmath as mp  # type: ignore[import-untyped]
 import pytest
 import torch
 
+from tests.kits.scalar_check import channels_of
 from tests.kits.scalar_reference import domain, inside, reference
 from verinet.ops.activations import find
 from verinet.ops.activations.registry import table
+from verinet.ops.scalar import ScalarFunction
 
 CASES = [(op, example) for op, activation in table().items() for example in activation.examples]
 TINY = {torch.float64: 1e-50, torch.float32: 1e-34}  # also hides cancellation in the reference slopes
@@ -41,19 +43,20 @@ def test_values_and_slopes_are_as_accurate_as_promised(
     assert function is not None
     function = function.to(dtype, torch.device("cpu"))
     points = _points(onnx_op, attributes, dtype)
-    channels = function.parameters[0].numel() if function.parameters else 1
+    channels = channels_of(function)
     values = function.at(points.unsqueeze(-1).expand(-1, channels))
     slopes = function.derivative(points.unsqueeze(-1).expand(-1, channels))
     eps = torch.finfo(dtype).eps
-    kinks = {float(torch.tensor(k, dtype=dtype)) for k in function.kinks}
+    errors, corners = _charged(function, points.unsqueeze(-1).expand(-1, channels))
+    kinks = {float(torch.tensor(k, dtype=dtype)) for k in (*function.kinks, *corners)}
     with mp.workdps(100):
         for entry in range(channels):
             exact = reference(onnx_op, attributes, entry)
-            for x, value, slope in zip(
-                points.tolist(), values[:, entry].tolist(), slopes[:, entry].tolist(), strict=True
-            ):
+            columns = values[:, entry].tolist(), slopes[:, entry].tolist(), *(e[:, entry].tolist() for e in errors)
+            for x, value, slope, charge, slope_charge in zip(points.tolist(), *columns, strict=True):
                 truth = exact(mp.mpf(x))
                 allowed = function.error_ulps * eps * (function.error_floor + abs(truth)) + TINY[dtype]
+                allowed += charge + function.deviation * (1 + abs(truth))
                 # Multiplication by a rounded constant costs relative errors that every line charges anyway.
                 allowed += eps * abs(truth) if function.error_ulps else 0
                 assert abs(mp.mpf(value) - truth) <= allowed, (
@@ -64,12 +67,13 @@ def test_values_and_slopes_are_as_accurate_as_promised(
                 )
                 if x in kinks or function.jumps is not None or not math.isfinite(slope):
                     continue
-                if function.kinks and min(abs(x - k) for k in kinks) < 1e-6 * (1 + abs(x)):
+                if kinks and min(abs(x - k) for k in kinks) < 1e-6 * (1 + abs(x)):
                     continue
                 if abs(x) < 1e-30 or abs(x) in function.domain:
                     continue
                 truth = mp.diff(exact, mp.mpf(x), h=mp.mpf(10) ** -45 * min(abs(mp.mpf(x)), 1))
-                allowed = function.slope_ulps * eps * (function.slope_floor + abs(truth)) + TINY[dtype]
+                allowed = function.slope_ulps * eps * (function.slope_floor + abs(truth)) + TINY[dtype] + slope_charge
+                allowed += 64 * function.deviation * (1 + abs(truth))
                 assert abs(mp.mpf(slope) - truth) <= allowed, (
                     "slope",
                     x,
@@ -77,6 +81,16 @@ def test_values_and_slopes_are_as_accurate_as_promised(
                     mp.nstr(truth, 20),
                     float(abs(slope - truth) / eps / (1 + abs(truth))),
                 )
+
+
+def _charged(function: ScalarFunction, x: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], list[float]]:
+    """Errors of values and slopes by place, and the corners, of functions that have a map; else nothing."""
+    chart = function.on(x, x).chart
+    if chart is None:
+        return (torch.zeros_like(x), torch.zeros_like(x)), []
+    corners = torch.cat([chart.corners.start.reshape(-1), chart.corners.stop.reshape(-1)])
+    found = chart.errors(x)
+    return (found[0].expand_as(x), found[1].expand_as(x)), corners[torch.isfinite(corners)].tolist()
 
 
 def test_a_deviation_widens_bounds_and_lines() -> None:

@@ -67,7 +67,7 @@ def test_strict_input_bounds_keep_the_closed_outer_side() -> None:
 
 def test_row_bounds_are_rounded_up() -> None:
     table = RowTable()
-    rows = table.rows([table.add(ExactRow((0,), (Fraction(1),), Fraction(sign, 10), False)) for sign in (1, -1)])
+    rows = table.rows([table.add(ExactRow((1,), (Fraction(1),), Fraction(sign, 10), False)) for sign in (1, -1)], 1)
     assert Fraction(rows.bounds[0]) >= Fraction(1, 10)
     assert rows.bounds[1] == math.nextafter(-0.1, 0)  # float("-0.1") lies below minus one tenth
 
@@ -75,7 +75,7 @@ def test_row_bounds_are_rounded_up() -> None:
 def test_a_factor_makes_decimal_weights_exact() -> None:
     table = RowTable()
     weights = (Fraction(1, 10), Fraction(-1, 4), Fraction(7, 1000))
-    rows = table.rows([table.add(ExactRow((0, 1, 2), weights, Fraction(3, 10), False))])
+    rows = table.rows([table.add(ExactRow((1, 3, 5), weights, Fraction(3, 10), False))], 3)
     assert rows.weight_error == 0.0
     ratio = [Fraction(v) / w for v, w in zip(rows.values.tolist(), weights, strict=True)]
     assert ratio[0] == ratio[1] == ratio[2] > 0
@@ -86,7 +86,7 @@ def test_a_factor_makes_decimal_weights_exact() -> None:
 @pytest.mark.parametrize("text", ["0.1234567", "-0.7654321", "1.1", "-1.3", "0.01"])
 def test_bounds_of_scaled_rows_are_rounded_up(text: str) -> None:
     table = RowTable()
-    rows = table.rows([table.add(ExactRow((0, 1), (Fraction(3, 10), Fraction(-1, 7)), Fraction(text), False))])
+    rows = table.rows([table.add(ExactRow((1, 3), (Fraction(3, 10), Fraction(-1, 7)), Fraction(text), False))], 3)
     scaled = Fraction(text) * (Fraction(float(rows.values[0])) / Fraction(3, 10))
     assert rows.weight_error == 0.0
     assert Fraction(math.nextafter(rows.bounds[0], -math.inf)) < scaled <= Fraction(float(rows.bounds[0]))
@@ -95,7 +95,7 @@ def test_bounds_of_scaled_rows_are_rounded_up(text: str) -> None:
 def test_weights_that_no_factor_makes_exact_carry_their_error() -> None:
     table = RowTable()
     weights = (Fraction("0.1234567890123456789"), Fraction("1.0000000000000000001"))
-    rows = table.rows([table.add(ExactRow((0, 1), weights, Fraction(0), False))])
+    rows = table.rows([table.add(ExactRow((1, 3), weights, Fraction(0), False))], 3)
     assert rows.weight_error == 2.0**-53
     for value, weight in zip(rows.values.tolist(), weights, strict=True):
         assert abs(Fraction(value) - weight) <= weight * Fraction(2.0**-53)

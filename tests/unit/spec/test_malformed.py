@@ -66,11 +66,7 @@ def test_odd_command_in_a_long_run_is_placed() -> None:
 
 
 UNSUPPORTED = [
-    ("(assert (<= X_0 X_1))", "several inputs is not supported yet"),
-    ("(assert (<= (+ X_0 X_1) 1))", "several inputs is not supported yet"),
-    ("(assert (<= Y_0 X_1))", "mixes inputs and outputs is not supported yet"),
-    ("(assert (<= (* Y_0 Y_1) 1))", "product of variables is not supported yet"),
-    ("(assert (or (<= Y_0 1) (>= X_0 Y_0)))", "mixes inputs and outputs"),
+    (f"(assert (<= (*{' Y_0' * 17}) 1))", "more than 16 variables"),
     ("(assert (<= Y_0 1e999))", "outside the range of float64"),
     ("(assert (<= X_0 1e999))", "outside the range of float64"),
 ]
@@ -82,6 +78,14 @@ def test_unsupported_constraints_are_named(text: str, message: str) -> None:
         parse_property(HEAD + BOX + text, "q")
     assert not isinstance(caught.value, VnnlibSyntaxError)
     assert "line 9" in caught.value.where
+
+
+def test_a_product_with_too_many_terms_is_named() -> None:
+    total = "(+" + "".join(f" Y[{j}]" for j in range(200)) + ")"
+    text = "(vnnlib-version <2.0>)(declare-network N (declare-input X real [1]) (declare-output Y real [200]))"
+    with pytest.raises(PropertyError, match="more than 20000 terms") as caught:
+        parse_property(f"{text}\n(assert (<= (* {total} {total}) 1.0))", "q")
+    assert "line 2, column 13" in caught.value.where
 
 
 def test_unbounded_inputs_are_named() -> None:

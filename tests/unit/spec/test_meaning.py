@@ -11,7 +11,6 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from verinet.errors import PropertyError
 from verinet.spec import Property, holds_exactly, margin, parse_property, to_vnnlib1
 from verinet.spec.exact import ExactProperty
 
@@ -200,10 +199,10 @@ def test_margin_takes_the_best_clause() -> None:
     assert margin(parse_property(head + "(assert (<= X_0 1))"), [0.5], [2.0, 4.0]) == 0.0
 
 
-def test_unsupported_formulas_have_no_exact_check_either() -> None:
-    try:
-        ExactProperty.parse("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= Y_0 X_0))")
-    except PropertyError as problem:
-        assert "not supported yet" in str(problem)
-    else:
-        raise AssertionError("no error")
+def test_relations_between_inputs_and_outputs_are_checked_exactly() -> None:
+    check = ExactProperty.parse("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= Y_0 X_0))")
+    assert check.holds([0.1], [0.1])
+    assert not check.holds([0.1], [np.nextafter(0.1, 1)])
+    product = ExactProperty.parse("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (> (* Y_0 Y_0) (* 3 X_0)))")
+    assert not product.holds([3.0], [3.0])
+    assert product.holds([3.0], [np.nextafter(3.0, 4)])  # the square differs from 9 by less than float64 can show

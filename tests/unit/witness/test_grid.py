@@ -61,8 +61,26 @@ def test_each_input_has_its_own_type():
 
 
 def test_other_types_are_refused():
-    with pytest.raises(ModelError):
-        Grid.of([(1,)], [np.int64])
+    with pytest.raises(ModelError, match="bool"):
+        Grid.of([(1,)], [np.bool_])
+
+
+def test_whole_numbers_are_rounded_inward_and_stay_in_their_type():
+    grid = Grid.of([(1,), (1,)], [np.int64, np.uint8])
+    snapped = snap(np.array([0.4, -3.0]), box((0.5, 1.5), (-9.0, 1e9)), grid)
+    assert snapped.inside and snapped.point.tolist() == [1.0, 0.0]
+    assert not snap(np.array([0.4, 1.0]), box((0.1, 0.9), (0.0, 5.0)), grid).inside
+
+
+def test_half_precision_is_rounded_inward():
+    snapped = snap(np.array([0.1]), box((0.1, 0.2)), Grid.checked([(1, "float16")]))
+    assert snapped.inside and float(np.float16(snapped.point[0])) == snapped.point[0] >= 0.1
+
+
+def test_tied_inputs_use_the_narrowest_type():
+    declared = Grid.checked([(2, "float64"), (2, "float32"), (1, "int8")])
+    shared = declared.shared(np.array([0, 1, 1, 2, 0]), 3)
+    assert shared.parts == ((1, "int8"), (2, "float32"))
 
 
 def test_huge_bounds_do_not_overflow():

@@ -11,25 +11,7 @@ from torch import Tensor
 
 from verinet.ir.graph import Shape
 from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
-
-
-def _aligned(tensor: Tensor, shape: Shape, rank: int) -> Tensor:
-    """Insert unit axes after the leading ones so that the event has `rank` axes."""
-    missing = rank - len(shape)
-    if missing <= 0:
-        return tensor
-    lead = tensor.shape[: tensor.dim() - len(shape)]
-    return tensor.reshape(*lead, *(1,) * missing, *shape)
-
-
-def _unbroadcast(rows: Tensor, shape: Shape, rank: int) -> Tensor:
-    """Sum the event axes that broadcasting expanded: the adjoint of `_aligned` followed by broadcasting."""
-    lead = rows.shape[: rows.dim() - rank]
-    padded = (1,) * (rank - len(shape)) + tuple(shape)
-    axes = [len(lead) + i for i, extent in enumerate(padded) if extent == 1 and rows.shape[len(lead) + i] != 1]
-    if axes:
-        rows = rows.sum(axes, keepdim=True)
-    return rows.reshape(*lead, *shape)
+from verinet.ops.bilinear.events import aligned_event, summed_event
 
 
 @dataclass(frozen=True)
@@ -39,19 +21,21 @@ class Product(NonlinearOp):
     Lower planes: slopes k_x = r y_l + (1-r) y_u, k_y = r x_l + (1-r) x_u for any r in [0, 1]; upper planes:
     k_x = r y_u + (1-r) y_l, k_y = r x_l + (1-r) x_u. Whatever the slopes, x y - k_x x - k_y y is bilinear, so its
     extreme values over the box are at the four corners: the intercept is computed there and is rigorous.
+    `limit` is a bound of |z| that the surrounding network guarantees (infinite if there is none).
     Lines: (lower_x, lower_y, lower_offset, upper_x, upper_y, upper_offset, x_l, x_u, y_l, y_u).
     """
 
     kind: ClassVar[str] = "Mul"
     left: Shape
     right: Shape
+    limit: float = float("inf")
 
     @property
     def rank(self) -> int:
         return max(len(self.left), len(self.right))
 
     def _align(self, pair: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return _aligned(pair[0], self.left, self.rank), _aligned(pair[1], self.right, self.rank)
+        return aligned_event(pair[0], self.left, self.rank), aligned_event(pair[1], self.right, self.rank)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x, y = self._align(inputs)
@@ -62,13 +46,14 @@ class Product(NonlinearOp):
         corners = torch.stack(torch.broadcast_tensors(xl * yl, xl * yu, xu * yl, xu * yu))
         low, high = corners.amin(0), corners.amax(0)
         eps = torch.finfo(low.dtype).eps
-        return low - low.abs() * eps - 1e-300, high + high.abs() * eps + 1e-300
+        low, high = low - low.abs() * eps - 1e-300, high + high.abs() * eps + 1e-300
+        return low.clamp(min=-self.limit), high.clamp(max=self.limit)
 
     def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         (xl, yl), (xu, yu) = self._align(lowers), self._align(uppers)
         wide_x, wide_y = xu - xl > 1e-9 * (1 + xu.abs()), yu - yl > 1e-9 * (1 + yu.abs())
         both = (wide_x & wide_y).to(xl.dtype)
-        masks = (_unbroadcast(both, shape, self.rank) > 0 for shape in (self.left, self.right))
+        masks = (summed_event(both, shape, self.rank) > 0 for shape in (self.left, self.right))
         return tuple(masks)
 
     def multipliers(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -109,7 +94,7 @@ class Product(NonlinearOp):
         size = offset.abs() + to_x.abs() * torch.maximum(x_l.abs(), x_u.abs())
         size = size + to_y.abs() * torch.maximum(y_l.abs(), y_u.abs())
         return Pulled(
-            (_unbroadcast(to_x, self.left, self.rank), _unbroadcast(to_y, self.right, self.rank)),
+            (summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)),
             event_sum(offset, self.rank),
             event_sum(size, self.rank),
         )
@@ -132,7 +117,7 @@ class Product(NonlinearOp):
         return tuple(m.clamp(0, 1) for m in multipliers)
 
     def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return _unbroadcast(amount, self.left, self.rank), _unbroadcast(amount, self.right, self.rank)
+        return summed_event(amount, self.left, self.rank), summed_event(amount, self.right, self.rank)
 
     def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
         return lines[0:2], lines[2], lines[3:5], lines[5]

@@ -1,0 +1,31 @@
+"""Memory that a process holds, and a limit on what it may ask for."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+_LIBRARIES = 400 * 2**20  # bytes of a worker's resident memory that are files, torch's libraries above all
+
+
+def resident(pid: int | None = None) -> int:
+    """Bytes of memory that a process really holds; 0 when it has gone."""
+    try:
+        with open(f"/proc/{pid or os.getpid()}/statm") as numbers:
+            return int(numbers.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def limit_own(memory: int) -> None:
+    """Let this process's allocations beyond about `memory` bytes fail; 0 sets no limit.
+
+    A search can then back off, before whoever watches the process from outside has to kill it at the limit itself.
+    RLIMIT_DATA counts private writable memory; the address space would also count what CUDA only reserves.
+    """
+    if memory <= 0:
+        return
+    wanted = max(memory // 2, memory - _LIBRARIES)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
