@@ -14,7 +14,7 @@ demo: $(DEMO_STAMP)
 	$(BIN)/verinet verify models/digits_relu.onnx vnnlib_specs/digits_relu_radius_0.02.vnnlib --timeout 60 -v
 
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 # What CI runs after the tests: style, types, layers, sizes.
 check: $(TEST_STAMP)

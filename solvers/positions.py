@@ -16,7 +16,6 @@ from verinet.solvers.branching.outcome import End, Offer, Outcome
 from verinet.solvers.query import Clock, Query
 
 from verinet.ir.graph import Graph, InputOp, Node
-from verinet.numerics.rounding import gamma, tiny
 from verinet.ops.scalar import DomainError
 from verinet.ops.shape.index import Index, index_op
 from verinet.ops.sorting.position import Position
@@ -129,12 +128,8 @@ def _margins(query: Query, cases: Cases, part: Tensor) -> Tensor:
         return torch.cat([_margins(query, cases, part[:half]), _margins(query, cases, part[half:])])
     box = cases.box[part]
     ids, owners = query.table.rows_of(box)
-    weights = query.table.weights[ids]
-    least, most = low[owners.domain], high[owners.domain]
-    terms = torch.where(weights >= 0, weights * least, weights * most)
+    bound = query.table.interval_rows(ids, low[owners.domain], high[owners.domain])
     size = torch.maximum(low.abs(), high.abs())
-    charge = (weights.abs() * size[owners.domain]).sum(-1) * gamma(weights.shape[1] + 8, weights.dtype)
-    bound = terms.sum(-1) - charge - tiny(weights.dtype)
     return query.table.domain_margins(box, ids, owners, query.table.margins(ids, bound, size.amax(0)))[0]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verinet.errors import PropertyError
 from verinet.ir.graph import Graph
+from verinet.numerics.rounding import gamma, tiny
 from verinet.propagation.rows import RowMap
 from verinet.spec.property import Property
 
@@ -65,6 +66,16 @@ class ClauseTable:
             margin = torch.where(self.strict[ids] & (lower == bound), torch.full_like(margin, 1e-300), margin)
         # An overflow proves nothing: it must neither refute nor, as a NaN, slip through a comparison.
         return torch.where(margin.isnan(), torch.full_like(margin, -torch.inf), margin)
+
+    def interval_rows(self, ids: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Lower bounds (rows,) of weights @ y from bounds (rows or 1, outputs) of y alone, rounding charged."""
+        weights = self.weights[ids]
+        value = torch.where(weights >= 0, weights * low, weights * high).sum(-1)
+        size = (weights.abs() * torch.maximum(low.abs(), high.abs())).sum(-1)
+        charge = size * gamma(weights.shape[1] + 8, weights.dtype) + tiny(weights.dtype)
+        # A row that only picks an output, or its negative, rounds nothing: `softmax >= 0` holds with no room to spare.
+        picks = ((weights == 0) | (weights.abs() == 1)).all(-1) & ((weights != 0).sum(-1) <= 1)
+        return value - torch.where(picks, torch.zeros_like(charge), charge)
 
     def domain_margins(self, box: Tensor, ids: Tensor, owners: RowMap, margins: Tensor) -> tuple[Tensor, Tensor]:
         """(domains,) min over clauses of max over rows, and the table (domains, clauses) of clause margins.

@@ -11,6 +11,7 @@ from verinet.solvers.query import ClauseTable, Clock, Query
 from verinet.errors import InternalError
 from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward
+from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward, ranges
@@ -23,6 +24,7 @@ class Root:
         self.query, self.clock = query, clock
         self.backward = build_backward(query.graph, query.lower[0], query.upper[0])
         self.layers = Layers(query.lower, query.upper)
+        self._output: Interval = (query.lower[:, :0], query.upper[:, :0])
         self.worst: float | None = None
 
     def bound(self, report: Report) -> list[ClauseRows]:
@@ -67,9 +69,8 @@ class Root:
 
     def _tighten_charge(self) -> None:
         """Better ranges make a smaller rounding charge."""
-        self.backward = Backward(
-            self.query.graph, ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
-        )
+        known = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        self.backward, self._output = Backward(self.query.graph, known), known[-1]
 
     def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:
         """The clauses that no row refutes; `worst` becomes the least margin among them."""
@@ -87,7 +88,9 @@ class Root:
             return bool((bound > table.bounds[ids]).all()) or self.clock.over()
 
         best = optimize(problem, self.backward, step=step, finished=done)
-        margins = table.margins(ids, best.bound, self.backward.output_size())
+        # An output that is itself nonlinear (softmax) has an interval that lines cannot reach.
+        plain = table.interval_rows(ids, *self._output)
+        margins = table.margins(ids, torch.fmax(best.bound, plain), self.backward.output_size())
         cursor = 0
         self.worst = None
         for clause in clauses:

@@ -112,11 +112,12 @@ class Deepener:
         search = self.search
         first = last = float(search.margin(root))
         number: int | None = None
+        clock = search.query.clock.until(search.gauge.allowance())
         while not last > 0:
-            if search.query.clock.over():
+            if clock.over():
                 return _Result(False, number, 0.0)
             exact = search.exact_sweep(root)
-            known, refuted = self.tightener.round(search.part(root), exact.known)
+            known, refuted = self.tightener.round(search.part(root), exact.known, clock)
             if bool((refuted | exact.infeasible).any()):
                 return _Result(True, number, 1.0)
             if number is None:

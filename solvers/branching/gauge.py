@@ -50,10 +50,16 @@ class Gauge:
         if self.leaf.value > 0:
             self.price.see(seconds / self.leaf.value)
 
+    def allowance(self) -> float:
+        """Seconds that sharpening one node may take: not much more than the search has taken, whatever its price."""
+        return max(0.5, 1.5 * self.searching - self.tightening)
+
     def due(self, anchors: Tensor) -> Tensor:
         """Those of the anchors named whose effort has reached their patience."""
-        named = anchors.unique().cpu()
-        return named[self.effort[named] > CHILDREN * self.patience[named] * (self.price.value + 1)]
+        named: Tensor = anchors.unique().cpu()
+        exhausted: Tensor = self.effort[named] > CHILDREN * self.patience[named] * (self.price.value + 1)
+        named = named[exhausted & (self.tightening <= self.searching + 0.5)]
+        return named
 
     def settle(self, parent: int, new: int, won: float) -> None:
         """Start counting for `new` anchors made below a parent; little won makes them more patient."""

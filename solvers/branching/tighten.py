@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from verinet.solvers.branching.leaves import Engines, outward
 from verinet.solvers.branching.splits import Literals
-from verinet.solvers.query import Query
+from verinet.solvers.query import Clock, Query
 
 from verinet.ir.graph import total
 from verinet.numerics.rounding import gamma as rounding
@@ -67,15 +67,19 @@ class Tightener:
         self._entries = sum(total(nodes[v].shape) for v in engines.gate.order(query.graph.output))
         self._inside = frozenset(engines.gate.order(query.graph.output))
 
-    def round(self, part: Part, known: dict[int, Interval]) -> tuple[dict[int, Interval], Tensor]:
+    def round(
+        self, part: Part, known: dict[int, Interval], clock: Clock | None = None
+    ) -> tuple[dict[int, Interval], Tensor]:
         """One pass over all layers; `known` (domains, *shape) in float64, literals already clipped in.
 
-        Returns tighter bounds and which domains (domains,) are refuted because bounds cross.
+        Ends early, with what there is, when the clock (by default the query's) is over. Returns tighter bounds and
+        which domains (domains,) are refuted because bounds cross.
         """
+        clock = clock or self.query.clock
         known = dict(known)
         refuted = torch.zeros_like(part.box, dtype=torch.bool)
         for position in sorted(known):
-            if position not in self._inside or position in self._sweeper.exact or self.query.clock.over():
+            if position not in self._inside or position in self._sweeper.exact or clock.over():
                 continue
             low, high = known[position]
             mask = self._sweeper.undecided(position, known, (low, high))
@@ -88,7 +92,7 @@ class Tightener:
                 lows, highs = self._bound(position, here, part, known)
                 flat_low[here] = torch.fmax(flat_low[here], lows)
                 flat_high[here] = torch.fmin(flat_high[here], highs)
-                if self.query.clock.over():
+                if clock.over():
                     break
             refuted |= (flat_low > flat_high).any(1)
             known[position] = (

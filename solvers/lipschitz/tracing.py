@@ -61,6 +61,9 @@ class Trace:
 
     def pick(self, index: Ints) -> Trace:
         """Entries by position; -1 gives zero."""
+        if not len(self.atoms):  # a region has fixed every pair: nothing is left to pick from
+            zero = np.zeros((len(index), self.terms))
+            return Trace(np.full((len(index), self.terms), int(_NONE), dtype=np.int64), zero.copy(), zero.copy())
         missing = (index < 0)[:, None]
         at = np.where(index < 0, 0, index)
         return Trace(

@@ -178,7 +178,8 @@ def _b_spline(a: Mapping[str, Any]) -> Real:
 
 _SIMPLE.update(
     {
-        "Golu": lambda x: x * mp.exp(-mp.exp(-x)),
+        # exp(-exp(40)) is below anything, and costs a lot.
+        "Golu": lambda x: x * mp.exp(-mp.exp(-x)) if x > -40 else mp.mpf(0),
         "Gaussian": lambda x: mp.exp(-x * x),
         "Tanhshrink": lambda x: x - mp.tanh(x),
         "ReluSquared": lambda x: max(x, 0) ** 2,

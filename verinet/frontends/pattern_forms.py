@@ -13,8 +13,6 @@ from torch import Tensor
 GRID = torch.linspace(-60.0, 60.0, 2401, dtype=torch.float64)  # holds 0 and the integers
 _ROUNDED = 1e-7
 """Float32 constants such as sqrt(2) and 1/6 are off by 3e-8, relative."""
-EXACT = 1e-8
-"""For choices between branches: torch's softplus switches to the identity at 20, where it is off by 2e-9."""
 _SAME = 1e-12
 
 Fit = Callable[[Tensor], dict[str, Any] | None]

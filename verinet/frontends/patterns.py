@@ -21,7 +21,7 @@ from verinet.frontends.composition import collapse
 from verinet.frontends.elementwise import scalar_function
 from verinet.frontends.folding import evaluate
 from verinet.frontends.outline import Outline
-from verinet.frontends.pattern_forms import EXACT, FORMS, GRID, close
+from verinet.frontends.pattern_forms import FORMS, GRID, close
 from verinet.frontends.pattern_values import can_compute, compute
 
 _LARGEST = 16  # nodes of a pattern
@@ -200,6 +200,10 @@ class _Finder:
             return None
 
 
+_SAME = 4e-15
+"""A branch that is the whole function carries no deviation: only rounding may tell them apart."""
+
+
 def _known(piece: Piece) -> tuple[str, dict[str, Any]] | None:
     """Operator and attributes of the function that a piece computes."""
     last = piece.nodes[-1]
@@ -212,7 +216,7 @@ def _known(piece: Piece) -> tuple[str, dict[str, Any]] | None:
         return None
     if last.op == "Where":
         for branch in last.inputs[1:]:
-            if branch not in piece.constants and close(found, values[branch].expand_as(found), EXACT):
+            if branch not in piece.constants and close(found, values[branch].expand_as(found), _SAME):
                 return "Identity", {"source": branch}
     for form in fits:
         attributes = form.fit(found)

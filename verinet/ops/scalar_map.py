@@ -187,7 +187,8 @@ class PieceMap:
         level = low if sign > 0 else -high
         eps = torch.finfo(slope.dtype).eps
         size = torch.maximum(ends[0].abs(), ends[1].abs()) * (steep.abs() + slope.abs()) + level.abs()
-        return level + slide - size * (8 * eps)
+        bound: Tensor = level + slide - size * (8 * eps)
+        return bound
 
     def trend_slope(self, like: Tensor) -> Tensor:
         """The slope that costs least where an interval is crowded."""

@@ -129,8 +129,12 @@ def rows_of(out: Shape, count: int, seed: int, dtype: torch.dtype) -> Tensor:
     return rows.to(dtype)
 
 
-def gradient_error(case: Case, lowers: Sequence[Tensor], uppers: Sequence[Tensor], seed: int) -> float:
+def gradient_error(
+    case: Case, lowers: Sequence[Tensor], uppers: Sequence[Tensor], seed: int, spans: Sequence[float] = (1.0,) * 8
+) -> float:
     """Largest difference between closed-form and finite-difference derivatives of the bound at fixed points.
+
+    `spans` are the sizes of the multipliers' boxes.
 
     Relative to the size of the gradient. Multipliers are drawn from the inside of their boxes, away from kinks.
     """
@@ -138,8 +142,8 @@ def gradient_error(case: Case, lowers: Sequence[Tensor], uppers: Sequence[Tensor
     rows = rows_of(case.out, lowers[0].shape[0], seed, dtype)
     draw = torch.Generator().manual_seed(seed + 7)
     chosen = [
-        m.clone() * 0 + 0.3 + 0.4 * torch.rand(m.shape, generator=draw, dtype=dtype)
-        for m in op.multipliers(lowers, uppers)
+        span * (m * 0 + 0.3 + 0.4 * torch.rand(m.shape, generator=draw, dtype=dtype))
+        for m, span in zip(op.multipliers(lowers, uppers), spans, strict=False)
     ]
     inputs = [s[-1] for s in points(lowers, uppers, seed + 2)]
 

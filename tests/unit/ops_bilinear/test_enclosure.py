@@ -157,6 +157,28 @@ def test_a_bound_made_wrong_on_purpose_is_found() -> None:
     assert worst_violation(wrong, lowers, uppers, rows, "none", 3) > 1e-3
 
 
+@pytest.mark.parametrize("name", list(GATES))
+@pytest.mark.parametrize("position", [2, 5])
+def test_a_gate_made_wrong_on_purpose_is_found(name: str, position: int) -> None:
+    case = GATES[name]
+    assert isinstance(case.op, Gate)
+    lowers, uppers = boxes_for(case, 200, 0.3, 1, torch.float64)
+    rows = rows_of(case.out, 200, 1, torch.float64)
+
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(Gate):
+        def lines(
+            self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
+        ) -> tuple[Tensor, ...]:
+            found = list(super().lines(lowers, uppers, multipliers))
+            found[position] = found[position] + (0.01 if position == 2 else -0.01)
+            return tuple(found)
+
+    wrong = Case(Wrong(case.op.function, case.op.left, case.op.right), case.shapes, case.out, case.reference)
+    assert worst_violation(case, lowers, uppers, rows, "none", 3) <= 0
+    assert worst_violation(wrong, lowers, uppers, rows, "none", 3) > 1e-4
+
+
 def test_a_product_with_inner_axis_one_is_mccormick() -> None:
     """x (2, 1) times y (1, 3) is an elementwise product: both operators bound rows alike in the middle of the box."""
     lowers, uppers = boxes(((2, 1), (1, 3)), 30, 1.0, 2, torch.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from verinet.ops.bilinear.product import Product
 from verinet.ops.linear.dense import Dense
 from verinet.ops.linear.reduce import Sum
 from verinet.ops.normalisation.exclusive import log_sum_of_others, sum_of_others
-from verinet.ops.normalisation.softmax import Softmax
+from verinet.ops.normalisation.softmax import Planes, Softmax
 from verinet.ops.normalisation.vertex import least
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.optimize import RowProblem, Step, optimize
@@ -77,7 +79,7 @@ def test_rows_and_intervals_enclose(
 def test_gradients_are_derivatives(position: int) -> None:
     for seed, radius in ((1, 0.5), (2, 2.0)):
         lowers, uppers = boxes(CASES[position].shapes, 40, radius, seed, torch.float64)
-        assert gradient_error(CASES[position], lowers, uppers, seed) < 1e-4
+        assert gradient_error(CASES[position], lowers, uppers, seed, (8.0,) * 5 + (1.0,)) < 1e-4
 
 
 @pytest.mark.parametrize("position", range(len(CASES)), ids=NAMES)
@@ -93,6 +95,28 @@ def test_pull_and_push_are_adjoint(position: int, kind: str) -> None:
     through = pulled.offset + (pulled.rows[0] * x).reshape(30, -1).sum(-1)
     direct = (rows * op.push(rows, lines, x)).reshape(30, -1).sum(-1)
     assert torch.allclose(direct, through, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("field", ["low_offset", "high_offset", "below", "above"])
+@pytest.mark.parametrize("log", [False, True])
+def test_a_bound_made_wrong_on_purpose_is_found(field: str, log: bool) -> None:
+    """Planes that are off by one hundredth, in the line or in the bound of w, are noticed."""
+    case = CASES[-1] if log else CASES[0]
+    lowers, uppers = boxes(case.shapes, 200, 0.3, 1, torch.float64)
+    rows = rows_of(case.out, 200, 1, torch.float64)
+
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(Softmax):
+        def lines(
+            self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
+        ) -> tuple[Tensor, ...]:
+            planes = Planes(*super().lines(lowers, uppers, multipliers))
+            sign = 1 if field in ("low_offset", "below") else -1
+            return planes._replace(**{field: getattr(planes, field) + 0.01 * sign})
+
+    wrong = Case(Wrong(1, log), case.shapes, case.out, case.reference)
+    assert worst_violation(case, lowers, uppers, rows, "none", 3) <= 0
+    assert worst_violation(wrong, lowers, uppers, rows, "none", 3) > 1e-4
 
 
 def test_folded_rows_give_what_single_rows_give() -> None:

@@ -72,7 +72,7 @@ class ComposedFunction(ScalarFunction):
         return replace(self, parameters=tuple(p.to(device, dtype) for p in self.parameters))
 
     @property
-    def bend(self) -> int:  # type: ignore[override]
+    def bend(self) -> int:
         """0: not known before a range is."""
         return 0
 

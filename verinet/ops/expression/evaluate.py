@@ -31,7 +31,7 @@ def slope(tape: Tape, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     for step in tape.steps:
         given, rates = [found[i] for i in step.inputs], [slopes[i] for i in step.inputs]
         found.append(_value(step, given, (x, parameters)))
-        slopes.append(_slope(step, given, rates))
+        slopes.append(_slope(step, given, rates, x))
     shape = torch.broadcast_shapes(x.shape, *(p.shape for p in parameters))
     return _tensor(slopes[-1], x).expand(shape)
 
@@ -40,11 +40,8 @@ def _tensor(found: Number, like: Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else torch.full_like(like, found)
 
 
-def _as(number: Number, like: Number) -> Tensor:
-    if isinstance(number, Tensor):
-        return number
-    dtype = like.dtype if isinstance(like, Tensor) and like.is_floating_point() else torch.float64
-    return torch.full((), number, dtype=dtype, device=like.device if isinstance(like, Tensor) else None)
+def _as(number: Number, like: Tensor) -> Tensor:
+    return number if isinstance(number, Tensor) else torch.full((), number, dtype=like.dtype, device=like.device)
 
 
 def _value(step: Step, given: Sequence[Number], leaves: tuple[Tensor, Sequence[Tensor]]) -> Number:
@@ -86,7 +83,7 @@ def _function(kind: str, number: float) -> tuple[Callable[[Tensor], Tensor], Cal
     return function.value, function.slope
 
 
-def _slope(step: Step, given: Sequence[Number], rates: Sequence[Number]) -> Number:
+def _slope(step: Step, given: Sequence[Number], rates: Sequence[Number], x: Tensor) -> Number:
     kind = step.kind
     if not given:
         return 1.0 if kind == "x" else 0.0
@@ -99,16 +96,11 @@ def _slope(step: Step, given: Sequence[Number], rates: Sequence[Number]) -> Numb
     if kind == "mul":
         return _plus(_times(rates[0], given[1]), _times(given[0], rates[1]))
     if kind == "where":
-        return torch.where(_as(given[0], given[0]).bool(), *_pair(rates[1], rates[2], given))
+        return torch.where(_as(given[0], x).bool(), _as(rates[1], x), _as(rates[2], x))
     if kind in ("max", "min"):
         first = given[0] >= given[1] if kind == "max" else given[0] <= given[1]
-        return torch.where(_as(first, given[0]).bool(), *_pair(rates[0], rates[1], given))
-    return _times(_function(kind, step.number)[1](_as(given[0], given[0])), rates[0])
-
-
-def _pair(a: Number, b: Number, given: Sequence[Number]) -> tuple[Tensor, Tensor]:
-    like = next(g for g in (a, b, *given[::-1]) if isinstance(g, Tensor) and g.is_floating_point())
-    return _as(a, like), _as(b, like)
+        return torch.where(_as(first, x).bool(), _as(rates[0], x), _as(rates[1], x))
+    return _times(_function(kind, step.number)[1](_as(given[0], x)), rates[0])
 
 
 def _times(a: Number, b: Number) -> Number:

@@ -10,7 +10,7 @@ import numpy as np
 from verinet.ops.expression.intervals import Array, Interval, Mask, hull, magnitude
 from verinet.ops.expression.jets import Cells, last_jet
 from verinet.ops.expression.noise import errors
-from verinet.ops.expression.subdivide import BAD, CORNER, ROUGH, SMOOTH, Problem, Settled
+from verinet.ops.expression.subdivide import BAD, CORNER, ROUGH, SMOOTH, Numbers, Problem, Settled
 
 NEGLIGIBLE = 1e-250
 """A wrong part below this is underflow: the function is affine there."""
@@ -196,7 +196,7 @@ def _enclose(problem: Problem, found: list[Chart], name: str) -> None:
         getattr(found[c], name)[i] = (x, x, *(float(n) for n in numbers))
 
 
-def at_points(problem: Problem, point: Array, channel: Array, side: float = 0.0) -> tuple[Interval, Interval]:
+def at_points(problem: Problem, point: Array, channel: Numbers, side: float = 0.0) -> tuple[Interval, Interval]:
     """Enclosures of f and f' at points, or from there to the neighbouring number on the given `side` (+1, -1)."""
     beside = _next(problem, point, side * np.inf) if side else point
     cells = problem.cells(np.minimum(point, beside), np.maximum(point, beside), channel)
@@ -221,6 +221,10 @@ def noises(problem: Problem, settled: Settled) -> list[Noise]:
     found = errors(problem.tape, cells, problem.arithmetic)
     bad = settled.state == BAD
     value, slope = np.where(bad, np.inf, found.value), np.where(bad, np.inf, found.slope)
+    for position in np.flatnonzero(settled.state == CORNER)[::-1]:
+        # What is computed inside a corner is not used, only at its right end, which is the start of the next cell.
+        following = min(position + 1, value.size - 1)
+        value[position], slope[position] = value[following], slope[following]
     ends = np.searchsorted(settled.channel, np.arange(problem.channels + 1))
     return [_joined(settled.high[a:b], value[a:b], slope[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 

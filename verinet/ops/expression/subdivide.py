@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from verinet.ops.expression.intervals import Arithmetic, Array, Interval, Mask, magnitude
 from verinet.ops.expression.jets import Cells, Derivative, Jet, last_jet, mean_value_form
 from verinet.ops.expression.tape import Tape
+
+Numbers = npt.NDArray[np.int64]
 
 SMOOTH, CORNER, ROUGH, BAD = 0, 1, 2, 3
 PARTS = 16
@@ -30,7 +33,7 @@ BUDGET, PER_CHANNEL, MOST = 40_000, 1_000, 250_000
 class Settled:
     """Final cells, in order of channel and place. The four last are integrals of f' or f'' with the wrong sign."""
 
-    channel: Array
+    channel: Numbers
     low: Array
     high: Array
     state: Array
@@ -58,7 +61,7 @@ class Problem:
     reach: float
     arithmetic: Arithmetic
 
-    def cells(self, low: Array, high: Array, channel: Array) -> Cells:
+    def cells(self, low: Array, high: Array, channel: Numbers) -> Cells:
         return Cells(low, high, tuple(row[channel] for row in self.rows))
 
 
@@ -87,7 +90,7 @@ def settle(problem: Problem) -> Settled:
     return Settled(*parts).sorted()
 
 
-def _idle(open_: Mask, parent: Array, idle: Array) -> Array:
+def _idle(open_: Mask, parent: Numbers, idle: Array) -> Array:
     """How many cuts in a row have settled nothing: not one of the sixteen parts."""
     parts = np.bincount(parent, minlength=int(parent.max()) + 1)
     still = np.bincount(parent, weights=open_, minlength=parts.size)
@@ -116,7 +119,7 @@ def _smallest(arithmetic: Arithmetic, low: Array, high: Array) -> Mask:
     return found
 
 
-def _split(arithmetic: Arithmetic, low: Array, high: Array, channel: Array) -> tuple[Array, Array, Array, Array]:
+def _split(arithmetic: Arithmetic, low: Array, high: Array, channel: Numbers) -> tuple[Array, Array, Numbers, Numbers]:
     """Sixteen parts of every cell (fewer where they would be empty), and the cell each of them comes from."""
     step = np.arange(PARTS + 1) / PARTS
     points = arithmetic.rounded(low[:, None] + (high - low)[:, None] * step)
@@ -127,7 +130,7 @@ def _split(arithmetic: Arithmetic, low: Array, high: Array, channel: Array) -> t
     return left[whole], right[whole], channel[parent], parent
 
 
-def _judge(problem: Problem, low: Array, high: Array, channel: Array) -> tuple[Settled, Mask]:
+def _judge(problem: Problem, low: Array, high: Array, channel: Numbers) -> tuple[Settled, Mask]:
     """Enclosures of cells, and which of them are still open."""
     cells = problem.cells(low, high, channel)
     jet = last_jet(problem.tape, cells, problem.arithmetic)
@@ -165,7 +168,7 @@ def _patched(found: Interval, better: Interval, where: Mask) -> Interval:
     return low, high
 
 
-def _by_mean_value(problem: Problem, cells: Cells, jet: Jet, picked: Array) -> tuple[Interval, Interval]:
+def _by_mean_value(problem: Problem, cells: Cells, jet: Jet, picked: Numbers) -> tuple[Interval, Interval]:
     """f' and f'' of some cells cut with their mean value forms."""
     some = Cells(cells.low[picked], cells.high[picked], tuple(p[picked] for p in cells.parameters))
     point = problem.arithmetic.rounded(0.5 * some.low + 0.5 * some.high)
@@ -179,7 +182,7 @@ def _by_mean_value(problem: Problem, cells: Cells, jet: Jet, picked: Array) -> t
     return found[0], found[1]
 
 
-def _settled(channel: Array, cell: Interval, orders: Sequence[Interval], jump: Array) -> Settled:
+def _settled(channel: Numbers, cell: Interval, orders: Sequence[Interval], jump: Array) -> Settled:
     low, high = cell
     value, first, second = orders
     width = (high - low) * (1 + 1e-15)

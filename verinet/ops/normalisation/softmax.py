@@ -16,7 +16,6 @@ from verinet.ops.normalisation.others import Above, Below, Chords, Range
 from verinet.ops.normalisation.vertex import least
 from verinet.ops.scalar_function import ScalarFunction
 
-
 _FINE = 8.0
 """Multipliers count in eighths: the defaults are good, and whole steps of the optimiser would throw them about."""
 
@@ -97,7 +96,7 @@ class Softmax(NonlinearOp):
 
     Multipliers, scaled to [0, 8]: slopes of the lower and the upper line, logits of the distribution behind the upper
     bound of w, log s0 behind the lower one; then per group the shift relative to the default, in [-8, 8], and the share
-    of the exact minimum.
+    of the exact minimum, in [0, 1].
     Lines: the fields of `Planes`.
     """
 
@@ -143,7 +142,7 @@ class Softmax(NonlinearOp):
         """Sound for any finite multipliers: slopes below 0 are moved to 0."""
         low, high = lowers[0], uppers[0]
         given = self.multipliers(lowers, uppers) if multipliers is None else multipliers
-        chosen = [m / _FINE for m in given]
+        chosen = [m / _FINE for m in given[:5]]
         span, size = Range.over(low, high), torch.maximum(low.abs(), high.abs())
         (flat, slopes), (first, levels) = self._scales(low, high, span)
         below = Below.of(Chords.over(low, high, span.top), span.top, first + chosen[3] * levels, size)
@@ -155,7 +154,7 @@ class Softmax(NonlinearOp):
         unsure = (16 + 2 * (low - span.top).abs().amax(-1, keepdim=True)) * torch.finfo(low.dtype).eps
         return Planes(
             *(*lower, *upper, *below[:4], *above[:4], low_middle, high_middle),
-            *(slopes, high - low, levels, chosen[4], chosen[5].clamp(0, 1)),
+            *(slopes, high - low, levels, chosen[4], given[5].clamp(0, 1)),
             *(torch.exp(low - span.top), torch.exp(high - span.top), unsure),
         )
 
@@ -237,15 +236,15 @@ class Softmax(NonlinearOp):
             upper.logit_gradient(negative * planes.high_slope, x) * planes.logits,
             positive * planes.low_slope * lower.rate(x) * planes.levels,
             shifted.scale * rest * (1.0 - chosen.sum(-1, keepdim=True)),
-            torch.zeros_like(better) if self.log else torch.where((share == 1) & (planes.mix < 1), 0.0, better),
         )
-        return tuple(g / _FINE for g in found)
+        gain = torch.zeros_like(better) if self.log else torch.where((share == 1) & (planes.mix < 1), 0.0, better)
+        return *(g / _FINE for g in found), gain
 
     def project(
         self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         *shares, lean, mix = multipliers
-        return *(m.clamp(0, _FINE) for m in shares), lean.clamp(-_FINE, _FINE), mix.clamp(0, _FINE)
+        return *(m.clamp(0, _FINE) for m in shares), lean.clamp(-_FINE, _FINE), mix.clamp(0, 1)
 
     def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Every logit moves every probability: the group's looseness is spread by the widths."""
