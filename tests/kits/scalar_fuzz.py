@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -81,15 +83,19 @@ def check_batch(case: Case, seed: int) -> tuple[int, list[str]]:
 
 def defined(case: Case) -> Case:
     """The intervals of a case on which the function is defined and finite."""
-    from dataclasses import replace
-
-    keep = []
-    for row in range(case.lower.shape[0]):
-        part = slice(row, row + 1)
-        try:
-            case.op.lines([case.lower[part]], [case.upper[part]])
-            case.op.interval([case.lower[part]], [case.upper[part]])
-        except DomainError:
-            continue
-        keep.append(row)
+    if _is_defined(case):
+        return case
+    rows = [
+        replace(case, lower=low, upper=high) for low, high in zip(case.lower.split(1), case.upper.split(1), strict=True)
+    ]
+    keep = [i for i, row in enumerate(rows) if _is_defined(row)]
     return replace(case, lower=case.lower[keep], upper=case.upper[keep])
+
+
+def _is_defined(case: Case) -> bool:
+    try:
+        case.op.lines([case.lower], [case.upper])
+        case.op.interval([case.lower], [case.upper])
+    except DomainError:
+        return False
+    return True

@@ -71,6 +71,9 @@ class Elementwise(NonlinearOp):
         if self._hinge is not None:
             return (self._hinge.default(lowers[0], uppers[0]),)
         function = self.function.on(lowers[0], uppers[0])
+        if function.parameters and lowers[0].dim() <= self.rank:
+            # Single entries, picked out of the node: their parameters are unknown, and any slope is legal.
+            return torch.zeros_like(lowers[0]), torch.zeros_like(lowers[0])
         if function.outside(lowers[0], uppers[0]):
             raise DomainError(function.name)
         return scalar_slopes.default_slopes(function, lowers[0], uppers[0])

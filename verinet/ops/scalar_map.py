@@ -73,11 +73,11 @@ class Band:
         found = end - begin > most
         return found if bool(found.any()) else None
 
-    def touches(self, lower: Tensor, upper: Tensor, base: Tensor) -> bool:
-        """True if any interval is met, be it at an end point."""
+    def meets(self, lower: Tensor, upper: Tensor, base: Tensor) -> bool:
+        """True if any interval is met, not only at an end point."""
         if self.size == 0 or not lower.numel():
             return False
-        begin, end = self.window(lower, upper, base, closed=True)
+        begin, end = self.window(lower, upper, base)
         return bool((end > begin).any())
 
 
@@ -120,8 +120,8 @@ class PieceMap:
         return self.noise.pick(0, flat), self.noise.pick(1, flat)
 
     def outside(self, lower: Tensor, upper: Tensor) -> bool:
-        """True if some interval meets a gap."""
-        return self.gaps.touches(lower, upper, self.base)
+        """True if some interval meets a gap; the end of a gap belongs to what is beside it."""
+        return self.gaps.meets(lower, upper, self.base)
 
     def root(self, slope: Tensor, place: Tensor, sign: int, derivative: Callable[[Tensor], Tensor] | None) -> Tensor:
         """About the x with f'(x) = slope on the piece at a flat place of curved[sign], by a table.

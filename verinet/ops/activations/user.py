@@ -113,6 +113,11 @@ class _Samples:
         low, high = max(low, -reach), min(high, reach)
         inside = (high - low) * 1e-6
         grid = torch.linspace(low + inside, high - inside, _POINTS, dtype=torch.float64)
+        # Close to breakpoints too: one in the wrong place shows there.
+        steps = 10.0 ** torch.linspace(-5.5, -2, 36, dtype=torch.float64)
+        near = [p + side * steps for p in breakpoints for side in (1, -1)]
+        grid = torch.cat([grid, *near]).unique()
+        grid = grid[(grid > low) & (grid < high)]
         poles = claims.get("poles", ())
         self.grid = grid[torch.stack([(grid - p).abs() > 1e-3 for p in (*poles, math.inf)]).all(0)]
         self.values, self.slopes = self._run(function, "f"), self._run(slope, "f'")
@@ -190,6 +195,23 @@ class _Samples:
         self._range("slope_range", self.slopes, record.slope_range)
         if record.jumps is None:
             self._joined()
+        self._accuracy(record)
+
+    def _accuracy(self, record: ScalarFunction) -> None:
+        """f in float32 against f in float64: what the promise about rounding says of the former can be seen."""
+        x = self.grid.float()
+        single, double = self.function(x).double(), self.function(x.double())
+        eps = torch.finfo(torch.float32).eps
+        allowed = record.error_ulps * eps * (record.error_floor + double.abs()) + 2 * eps * double.abs()
+        clear = torch.stack([(x - p).abs() > 1e-5 * (1 + abs(p)) for p in (*self.breakpoints, 1e30)]).all(0)
+        wrong = clear & ((single - double).abs() > allowed)
+        if bool(wrong.any()):
+            place = int(wrong.nonzero()[0])
+            raise UsageError(
+                f"f of '{self.name}' is less accurate than claimed (error_ulps={record.error_ulps})",
+                where=f"x = {float(x[place]):.6g}: off by {float((single - double).abs()[place] / eps):.3g} units",
+                hint="raise error_ulps or error_floor, or write f without cancellation",
+            )
 
     def _derivative(self) -> None:
         """f' against difference quotients, away from breakpoints."""

@@ -226,13 +226,16 @@ def noises(problem: Problem, settled: Settled) -> list[Noise]:
         following = min(position + 1, value.size - 1)
         value[position], slope[position] = value[following], slope[following]
     ends = np.searchsorted(settled.channel, np.arange(problem.channels + 1))
-    return [_joined(settled.high[a:b], value[a:b], slope[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [_joined(problem, settled.high[a:b], value[a:b], slope[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def _joined(high: Array, value: Array, slope: Array) -> Noise:
+def _joined(problem: Problem, high: Array, value: Array, slope: Array) -> Noise:
     """Runs of cells whose rounded-up powers of four agree, at 2**-60 and above."""
     levels = [np.ceil(np.log2(np.maximum(part, 1e-40)) / 2) for part in (value, slope)]
     same = (levels[0][1:] == levels[0][:-1]) & (levels[1][1:] == levels[1][:-1])
     starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
     stops = np.concatenate([starts[1:], [high.size]]) - 1
-    return Noise(high[stops], np.maximum.reduceat(value, starts), np.maximum.reduceat(slope, starts))
+    found = np.maximum.reduceat(value, starts)
+    # The right end of a gap belongs to what follows.
+    edges = np.where(np.isinf(found), _next(problem, high[stops], -np.inf), high[stops])
+    return Noise(edges, found, np.maximum.reduceat(slope, starts))
