@@ -28,6 +28,9 @@ _UNARY = (
     "clip({}, -0.75, 1.25)",
     "gelu({})",
     "exp(-({})**2)",
+    "sqrt(abs({}))",
+    "abs({})**1.5",
+    "acos(clip({}, -1, 1))",
 )
 _BINARY = ("({}) + ({})", "({}) - ({})", "({}) * ({})", "max({}, {})", "min({}, {})", "where(({}) > ({}), {}, {})")
 _NUMBERS = ("0.5", "2", "-1.5", "0.3", "1", "3", "-0.25", "1.7")
@@ -52,6 +55,7 @@ NAMES: dict[str, Callable[..., Any]] = {
     "min": min,
     "where": lambda test, yes, no: yes if test else no,
     "sign": mp.sign,
+    "acos": mp.acos,
 }
 
 

@@ -197,6 +197,29 @@ def test_bounds_that_are_too_large_or_no_numbers_raise() -> None:
             op.lines([torch.tensor([[low]]).double()], [torch.tensor([[high]]).double()])
 
 
+@pytest.mark.parametrize(
+    "text", ["sqrt(abs(x))", "sqrt(x**2)", "abs(x)**1.5", "abs(x)**0.25 * x", "acos(cos(x))", "-sqrt(abs(x)) + x**2"]
+)
+def test_cusps_between_two_smooth_cells_are_corners(text: str) -> None:
+    """f' is unbounded, or of two values, at 0 exactly, where two cells meet that are smooth by themselves."""
+    op, reference = Elementwise(from_expression("f", text), 1), exact(text)
+    low, high = torch.tensor([[-2.0], [-0.5], [-1.0]]).double(), torch.tensor([[1.0], [0.5], [2.5]]).double()
+    for slope in (0.0, 1e-9, 0.4, -0.3):
+        lines = op.lines([low], [high], (torch.full_like(low, slope), torch.full_like(low, slope)))
+        for k in range(3):
+            for x in (mp.mpf(0), mp.mpf("1e-12"), mp.mpf("-1e-7"), mp.mpf("0.3"), mp.mpf("-0.45")):
+                below, above = (mp.mpf(float(lines[i][k])) * x + mp.mpf(float(lines[i + 1][k])) for i in (0, 2))
+                assert below <= reference(x) <= above, (slope, x)
+
+
+def test_conditions_count_as_numbers() -> None:
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    function = from_expression("f", "(x > -1) * x + where((x > 0) * 1 > 0.5, x, 2 * x)")
+    assert torch.allclose(function.at(x), (x > -1) * x + torch.where(x > 0, x, 2 * x))
+    with pytest.raises(UsageError, match="needs a condition"):
+        from_expression("f", "where(x, x**2, 2 * x)")
+
+
 def test_channels_have_their_own_pieces() -> None:
     rates = torch.tensor([[1.0], [2.0], [1.0]])  # (channels, 1) against (channels, places)
     function = from_expression("f", "sin(a * x)", a=rates)
@@ -286,6 +309,7 @@ def test_methods_and_torch_functions_are_traced() -> None:
         ("x[0]", "not understood"),
         ("x * 1e999", "the number inf"),
         ("'a' * x", "not understood"),
+        ("x and 1", "needs a condition"),
     ],
 )
 def test_texts_that_are_no_expressions_are_refused(text: str, what: str) -> None:

@@ -16,6 +16,7 @@ Rule = Callable[[TapeBuilder, Sequence[int | None], Attributes], int]
 
 def lower(build: TapeBuilder, op: str, inputs: Sequence[int | None], attributes: Attributes) -> int | None:
     """The step that computes an operator on earlier steps (None: an input left out), or None where none does."""
+    inputs = [_typed(build, op, place, i) for place, i in enumerate(inputs)]
     given = [i for i in inputs if i is not None]
     if op in RULES:
         return RULES[op](build, inputs, attributes)
@@ -24,6 +25,17 @@ def lower(build: TapeBuilder, op: str, inputs: Sequence[int | None], attributes:
     if op in _PLAIN and len(given) == 1:
         return build.put(op, given[0])
     return None
+
+
+def _typed(build: TapeBuilder, op: str, place: int, step: int | None) -> int | None:
+    """A condition where a number is wanted becomes 1 or 0; a number where a condition is wanted is an error."""
+    if step is None:
+        return None
+    wanted = op in ("And", "Or", "Not") or (op == "Where" and place == 0)
+    given = build.steps[step].kind in (*COMPARE, *LOGIC)
+    if wanted and not given:
+        raise UsageError(f"'{op}' needs a condition, such as a comparison")
+    return build.put("where", step, build.const(1.0), build.const(0.0)) if given and not wanted else step
 
 
 def can_lower(op: str) -> bool:
@@ -79,11 +91,7 @@ def _neg(build: TapeBuilder, inputs: Sequence[int | None], attributes: Attribute
 
 
 def _same(build: TapeBuilder, inputs: Sequence[int | None], attributes: Attributes) -> int:
-    """The input; 1 or 0 for a condition that is cast to a number."""
-    x = _need(inputs)
-    if build.steps[x].kind in (*COMPARE, *LOGIC):
-        return build.put("where", x, build.const(1.0), build.const(0.0))
-    return x
+    return _need(inputs)
 
 
 def _mean(build: TapeBuilder, inputs: Sequence[int | None], attributes: Attributes) -> int:

@@ -53,7 +53,8 @@ def charts(problem: Problem, settled: Settled) -> list[Chart]:
 def _kinks(problem: Problem, settled: Settled) -> Mask:
     """Which cells end, on the right, in a kink that lies exactly on the edge to the next one.
 
-    Both cells are smooth then, and only the smallest interval around the edge shows that f' jumps there.
+    Both cells are smooth then, and only the smallest interval around the edge shows that f' jumps there, or may do so
+    because it is not bounded.
     """
     found = np.zeros(settled.low.shape, dtype=bool)
     inner = (settled.state[:-1] == SMOOTH) & (settled.state[1:] == SMOOTH)
@@ -61,9 +62,9 @@ def _kinks(problem: Problem, settled: Settled) -> Mask:
     edge = settled.high[picked]
     around = problem.cells(_next(problem, edge, -np.inf), _next(problem, edge, np.inf), settled.channel[picked])
     jet = last_jet(problem.tape, around, problem.arithmetic)
-    if jet.jump is not None:
-        size = 0.0 if jet.first is None else magnitude(jet.first)
-        found[picked] = ~(jet.jump <= 64 * problem.arithmetic.eps * (1 + size))
+    size = np.zeros_like(edge) if jet.first is None else magnitude(jet.first) + np.zeros_like(edge)
+    jump = np.zeros_like(edge) if jet.jump is None else jet.jump
+    found[picked] = ~(jump <= 64 * problem.arithmetic.eps * (1 + size)) | ~np.isfinite(size)
     return found
 
 
