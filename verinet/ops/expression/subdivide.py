@@ -137,13 +137,13 @@ def _judge(problem: Problem, low: Array, high: Array, channel: Numbers) -> tuple
     value, first, second = (_filled(d, low) for d in (jet.value, jet.first, jet.second))
     jump = np.zeros_like(low) if jet.jump is None else jet.jump + np.zeros_like(low)
     found = _settled(channel, (low, high), (value, first, second), jump)
-    open_ = ~_clear(problem, found, first)
+    open_ = ~_clear(problem, found, first, second)
     smooth = open_ if jet.broken is None else open_ & ~jet.broken
     if smooth.any():
         tighter = _by_mean_value(problem, cells, jet, np.flatnonzero(smooth))
         first, second = _patched(first, tighter[0], smooth), _patched(second, tighter[1], smooth)
         found = _settled(channel, (low, high), (value, first, second), jump)
-        open_ = ~_clear(problem, found, first)
+        open_ = ~_clear(problem, found, first, second)
     unsure = ~_finite(found)
     for mask in (jet.unsure, jet.void):
         unsure |= np.zeros_like(unsure) if mask is None else mask
@@ -207,12 +207,15 @@ def _settled(channel: Numbers, cell: Interval, orders: Sequence[Interval], jump:
     )
 
 
-def _clear(problem: Problem, found: Settled, first: Interval) -> Mask:
-    """Cells with one direction and one way of bending, up to rounding."""
+def _clear(problem: Problem, found: Settled, first: Interval, second: Interval) -> Mask:
+    """Cells with one direction and one way of bending, up to rounding.
+
+    Where f' or f'' is not bounded, no tangent can be charged for rounding: such a cell is cut until it is a corner.
+    """
     unit = 64 * problem.arithmetic.eps
     size = magnitude(first)
     bent = np.minimum(found.convex, found.concave) <= unit * (1 + np.where(np.isfinite(size), size, 0.0))
     reach = np.maximum(np.abs(found.value_low), np.abs(found.value_high))
     turned = np.minimum(found.rising, found.falling) <= unit * (1 + np.where(np.isfinite(reach), reach, 0.0))
-    clear: Mask = bent & turned
+    clear: Mask = bent & turned & np.isfinite(size) & np.isfinite(magnitude(second))
     return clear
