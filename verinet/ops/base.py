@@ -68,6 +68,20 @@ class Pulled:
     magnitude: Tensor  # (lead...), sum of the absolute terms behind `offset`, for the rounding charge
 
 
+class Frame:
+    """Bounds of a node's inputs, (lead..., *shape) each, and what the operator derives from them alone.
+
+    Optimisation asks for lines again and again with the same bounds and other multipliers; `kept` belongs to the
+    operator, which fills it when it is first needed.
+    """
+
+    __slots__ = ("kept", "lowers", "uppers")
+
+    def __init__(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> None:
+        self.lowers, self.uppers = lowers, uppers
+        self.kept: dict[str, tuple[Tensor, ...]] = {}
+
+
 class NonlinearOp(Op):
     """An operator bounded by lines. `lowers` and `uppers` hold one tensor per input, (batch, *shape).
 
@@ -109,6 +123,14 @@ class NonlinearOp(Op):
         self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Back into the box or simplex in which multipliers are useful."""
+
+    def framed_lines(self, frame: Frame, multipliers: Sequence[Tensor]) -> Lines:
+        """`lines` for bounds that are asked for more than once."""
+        return self.lines(frame.lowers, frame.uppers, multipliers)
+
+    def framed_project(self, frame: Frame, multipliers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`project` for bounds that are asked for more than once."""
+        return self.project(multipliers, frame.lowers, frame.uppers)
 
     def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
         """(lower slopes per input, lower offset, upper slopes per input, upper offset), entry by entry.

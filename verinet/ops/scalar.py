@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from verinet.ops import scalar_lines, scalar_slopes
-from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
+from verinet.ops.base import Frame, Lines, NonlinearOp, Pulled, event_sum, select
 from verinet.ops.scalar_function import DomainError, Jumps, ScalarFunction
 from verinet.ops.scalar_hinge import Hinge
 
@@ -82,17 +82,22 @@ class Elementwise(NonlinearOp):
         self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
     ) -> Lines:
         """Sound for any slopes; those that are not finite are replaced. See the module text for the order."""
-        lower, upper = lowers[0], uppers[0]
         slopes = self.multipliers(lowers, uppers) if multipliers is None else multipliers
+        return self.framed_lines(Frame(lowers, uppers), slopes)
+
+    def framed_lines(self, frame: Frame, multipliers: Sequence[Tensor]) -> Lines:
+        lower, upper = frame.lowers[0], frame.uppers[0]
         if self._hinge is not None:
-            return self._hinge.lines(lower, upper, slopes[0])
+            if "hinge" not in frame.kept:
+                frame.kept["hinge"] = self._hinge.frame(lower, upper)
+            return self._hinge.lines(frame.kept["hinge"], multipliers[0])
         function = self.function.on(lower, upper)
         if function.outside(lower, upper):
             raise DomainError(function.name)
         known = scalar_lines.samples(function, lower, upper)
         result: list[Tensor] = []
         touches: list[Tensor] = []
-        for sign, slope in zip((1, -1), slopes, strict=True):
+        for sign, slope in zip((1, -1), multipliers, strict=True):
             slope = scalar_lines.usable(slope, torch.zeros_like(slope))
             offset, touch = scalar_lines.intercept(function, sign, (lower, upper), slope, known)
             result += [slope.expand_as(offset), offset]
@@ -112,6 +117,8 @@ class Elementwise(NonlinearOp):
         return Pulled((rows * select(rows, lines[0], lines[2]),), event_sum(offset, self.rank), size)
 
     def push(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> Tensor:
+        if self._hinge is not None:
+            return self._hinge.push(rows, lines, inputs[0])
         return select(rows, lines[0], lines[2]) * inputs[0] + select(rows, lines[1], lines[3])
 
     def gradient(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -123,17 +130,26 @@ class Elementwise(NonlinearOp):
     def project(
         self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
+        return self.framed_project(Frame(lowers, uppers), multipliers)
+
+    def framed_project(self, frame: Frame, multipliers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Slopes outside the range of f' are dominated; above a convex (below a concave) function the chord is best."""
         if self._hinge is not None:
             return (self._hinge.project(multipliers[0]),)
-        lower, upper = lowers[0], uppers[0]
-        function = self.function.on(lower, upper)
-        least, most = scalar_slopes.slope_bounds(function, lower, upper)
+        if "slopes" not in frame.kept:
+            frame.kept["slopes"] = self._useful_slopes(frame.lowers[0], frame.uppers[0])
+        least, most, *straight = frame.kept["slopes"]
         result = [torch.clamp(m, least, most) for m in multipliers]
-        if function.bend:
-            side = 1 if function.bend > 0 else 0
-            result[side] = scalar_slopes.chord(function, lower, upper).expand_as(result[side])
+        if straight:
+            side = 1 if self.function.on(frame.lowers[0], frame.uppers[0]).bend > 0 else 0
+            result[side] = straight[0].expand_as(result[side])
         return tuple(result)
+
+    def _useful_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
+        """Least and greatest slope of f; with one bend only, that of the chord too."""
+        function = self.function.on(lower, upper)
+        bounds = scalar_slopes.slope_bounds(function, lower, upper)
+        return (*bounds, scalar_slopes.chord(function, lower, upper)) if function.bend else bounds
 
     def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
         """One slope per side; see the base class."""

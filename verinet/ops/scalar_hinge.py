@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verinet.numerics.rounding import tiny
-from verinet.ops.base import Lines, Pulled, event_sum
+from verinet.ops.base import Lines, Pulled, event_sum, select
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ class Hinge:
     def _like(x: Tensor, value: float) -> Tensor:
         return torch.full((), value, dtype=x.dtype, device=x.device)
 
-    def lines(self, lower: Tensor, upper: Tensor, alpha: Tensor) -> Lines:
-        """Lower a x; upper the chord with slope s and offset max(n l - s l, p u - s u), rounded up.
+    def frame(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
+        """All of `lines` that the bounds decide: (least, most) legal slope below; slope and offset above; zeros.
 
-        Any s is sound with that offset since f - s x is convex. Rounding of the two products and differences is below
+        The upper line is the chord with slope s and offset max(n l - s l, p u - s u), rounded up: any s is sound with
+        that offset since f - s x is convex. Rounding of the two products and differences is below
         eps (|s| + max(|n|, |p|)) (u - l) each; four of these are charged.
         """
         low, high = lower.clamp(max=0), upper.clamp(min=0)
@@ -68,26 +69,35 @@ class Hinge:
         width = (high - low).clamp(min=size.tiny)
         if self.relu:
             slope = high / width
-            below = torch.clamp(alpha, on.to(alpha.dtype), some.to(alpha.dtype))
+            least, most = on.to(lower.dtype), some.to(lower.dtype)
             raw = torch.maximum(-slope * low, high - slope * high)
             pad = high * (4 * size.eps) + tiny(lower.dtype)
         else:
             n, p = self.negative, self.positive
             slope = ((high * p - low * n) / width).clamp(n, p)
-            least, most = self._like(lower, n), self._like(lower, p)
-            below = torch.clamp(alpha, torch.where(on, most, least), torch.where(some, most, least))
-            slope = torch.where(some, torch.where(on, most, slope), least)
+            flat, steep = self._like(lower, n), self._like(lower, p)
+            least, most = torch.where(on, steep, flat), torch.where(some, steep, flat)
+            slope = torch.where(some, torch.where(on, steep, slope), flat)
             raw = torch.maximum(low * n - slope * low, high * p - slope * high)
             pad = width * (8 * size.eps * max(abs(n), abs(p))) + tiny(lower.dtype)
         offset = torch.where(some & ~on, raw.clamp(min=0) + pad, torch.zeros_like(raw))
-        none = self._like(lower, 0.0).expand_as(lower)
-        return below, none, slope, offset, none, none
+        return least, most, slope, offset, self._like(lower, 0.0).expand_as(lower)
+
+    def lines(self, frame: tuple[Tensor, ...], alpha: Tensor) -> Lines:
+        """Lower line a x with the legal slope nearest to `alpha`, upper line the chord."""
+        least, most, slope, offset, none = frame
+        return torch.clamp(alpha, least, most), none, slope, offset, none, none
 
     def pull(self, rows: Tensor, lines: Lines, rank: int) -> Pulled:
         """Lower lines have no offset, and upper ones have offsets >= 0: one sum serves value and magnitude."""
         below, _, slope, offset = lines[:4]
         size = event_sum(rows.clamp(max=0) * offset, rank)
-        return Pulled((rows * torch.where(rows >= 0, below, slope),), size, -size)
+        return Pulled((rows * select(rows, below, slope),), size, -size)
+
+    def push(self, rows: Tensor, lines: Lines, x: Tensor) -> Tensor:
+        """Value of the selected line."""
+        low, high = lines[0] * x, torch.addcmul(lines[3], lines[2], x)
+        return select(rows, low, high)
 
     def gradient(self, rows: Tensor, lines: Lines, x: Tensor) -> tuple[Tensor, ...]:
         """Only crossing entries (their upper offset is positive) have a slope to choose."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from verinet.ops.base import Lines, NonlinearOp
+from verinet.ops.base import Frame, Lines, NonlinearOp
 from verinet.propagation.backward import Backward, InputRows, Relaxation, SplitRows, Trace
 from verinet.propagation.interval import Interval
 from verinet.propagation.rows import RowMap
@@ -32,6 +32,8 @@ class RowProblem:
     upper: Tensor
     known: Mapping[int, Interval]  # bounds of the inputs of nonlinear nodes, (domains, *shape)
     splits: Mapping[int, SplitRows] = field(default_factory=dict)
+    frames: dict[int, Frame] = field(default_factory=dict, compare=False, repr=False)
+    """What operators derive from `known`, filled by use; `replace(..., known=...)` must replace it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,13 @@ def _op(backward: Backward, position: int) -> NonlinearOp:
     return op
 
 
-def _inputs(problem: RowProblem, backward: Backward, position: int) -> tuple[list[Tensor], list[Tensor]]:
+def _frame(problem: RowProblem, backward: Backward, position: int) -> Frame:
     """Bounds of the inputs of a nonlinear node, one copy per row (or a single broadcast copy)."""
-    pairs = [problem.known[i] for i in backward.graph.nodes[position].inputs]
-    gather = problem.owners.gather
-    return [gather(lo) for lo, _ in pairs], [gather(hi) for _, hi in pairs]
+    if position not in problem.frames:
+        pairs = [problem.known[i] for i in backward.graph.nodes[position].inputs]
+        gather = problem.owners.gather
+        problem.frames[position] = Frame([gather(lo) for lo, _ in pairs], [gather(hi) for _, hi in pairs])
+    return problem.frames[position]
 
 
 def default_multipliers(problem: RowProblem, backward: Backward) -> Multipliers:
@@ -96,7 +100,8 @@ def default_multipliers(problem: RowProblem, backward: Backward) -> Multipliers:
     count = problem.rows.shape[0]
     result: Multipliers = {}
     for position in nonlinear_ancestors(backward, problem.start):
-        values = _op(backward, position).multipliers(*_inputs(problem, backward, position))
+        frame = _frame(problem, backward, position)
+        values = _op(backward, position).multipliers(frame.lowers, frame.uppers)
         result[position] = tuple(v.expand(count, *v.shape[1:]).contiguous() for v in values)
     return result
 
@@ -105,8 +110,7 @@ def row_relaxation(problem: RowProblem, backward: Backward, multipliers: Multipl
     """Lines per row for the given multipliers."""
     lines: dict[int, Lines] = {}
     for position, values in multipliers.items():
-        lowers, uppers = _inputs(problem, backward, position)
-        lines[position] = _op(backward, position).lines(lowers, uppers, values)
+        lines[position] = _op(backward, position).framed_lines(_frame(problem, backward, position), values)
     return Relaxation(lines, per_row=True)
 
 
@@ -163,14 +167,16 @@ class Adam:
             self._moments[key] = (first.masked_fill(mask.reshape(-1, *(1,) * (first.dim() - 1)), 0.0), second)
 
     def step(self, key: object, gradient: Tensor, rate: float | Tensor) -> Tensor:
-        first, second = self._moments.get(key, (torch.zeros_like(gradient), torch.zeros_like(gradient)))
-        first = first * 0.9 + gradient * 0.1
-        second = second * 0.999 + gradient * gradient * 0.001
-        self._moments[key] = (first, second)
-        mean, spread = first / (1 - 0.9**self._count), second / (1 - 0.999**self._count)
+        if key not in self._moments:
+            self._moments[key] = (torch.zeros_like(gradient), torch.zeros_like(gradient))
+        first, second = self._moments[key]
+        first.mul_(0.9).add_(gradient, alpha=0.1)
+        second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        shrink = (1 - 0.999**self._count) ** 0.5
+        step = second.sqrt().add_(1e-12 * shrink).reciprocal_().mul_(first)
         if isinstance(rate, Tensor):
             rate = rate.reshape(-1, *(1,) * (gradient.dim() - 1))
-        return mean / (spread.sqrt() + 1e-12) * rate
+        return step.mul_(rate * (shrink / (1 - 0.9**self._count)))
 
 
 def optimize(
@@ -269,7 +275,7 @@ def ascend(
             v + adam.step((position, k), g.expand_as(v), rate)
             for k, (v, g) in enumerate(zip(values, gradients[position], strict=True))
         ]
-        result[position] = _op(backward, position).project(moved, *_inputs(problem, backward, position))
+        result[position] = _op(backward, position).framed_project(_frame(problem, backward, position), moved)
     return result
 
 
