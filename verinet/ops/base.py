@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ class Frame:
 
     def __init__(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> None:
         self.lowers, self.uppers = lowers, uppers
-        self.kept: dict[str, tuple[Tensor, ...]] = {}
+        self.kept: dict[str, Any] = {}
 
 
 class NonlinearOp(Op):

@@ -91,10 +91,7 @@ class Elementwise(NonlinearOp):
             if "hinge" not in frame.kept:
                 frame.kept["hinge"] = self._hinge.frame(lower, upper)
             return self._hinge.lines(frame.kept["hinge"], multipliers[0])
-        function = self.function.on(lower, upper)
-        if function.outside(lower, upper):
-            raise DomainError(function.name)
-        known = scalar_lines.samples(function, lower, upper)
+        function, known, slack = self._prepared(frame)
         result: list[Tensor] = []
         touches: list[Tensor] = []
         for sign, slope in zip((1, -1), multipliers, strict=True):
@@ -104,10 +101,21 @@ class Elementwise(NonlinearOp):
             touches.append(touch)
         if not bool((torch.isfinite(result[1]) & torch.isfinite(result[3])).all()):
             raise DomainError(function.name)
-        if function.deviation:
-            slack = self._slack(*scalar_lines.interval(function, lower, upper))
+        if slack is not None:
             result[1], result[3] = result[1] - slack, result[3] + slack
         return *result, *touches
+
+    def _prepared(self, frame: Frame) -> tuple[ScalarFunction, list[scalar_lines.Sample], Tensor | None]:
+        """The function on these bounds, its values at the points that serve every slope, and its deviation."""
+        if "samples" not in frame.kept:
+            lower, upper = frame.lowers[0], frame.uppers[0]
+            function = self.function.on(lower, upper)
+            if function.outside(lower, upper):
+                raise DomainError(function.name)
+            slack = self._slack(*scalar_lines.interval(function, lower, upper)) if function.deviation else None
+            frame.kept["samples"] = function, scalar_lines.samples(function, lower, upper), slack
+        found: tuple[ScalarFunction, list[scalar_lines.Sample], Tensor | None] = frame.kept["samples"]
+        return found
 
     def pull(self, rows: Tensor, lines: Lines) -> Pulled:
         if self._hinge is not None:
