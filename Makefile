@@ -28,7 +28,7 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e ".[dev,sdp]"
+	$(INSTALL) -e ".[dev,sdp,cluster]"
 	@touch $(DEMO_STAMP) $@
 
 clean:

@@ -69,6 +69,29 @@ def cold_start(folder: Path, times: int = 3) -> float:
     return statistics.median(found)
 
 
+def kept_ratio(instances: Path, count: int = 40) -> tuple[float, float]:
+    """Processor seconds per warm instance (median) that keeps ONNX Runtime's sessions, and that opens them anew.
+
+    Every instance is solved both ways, one after the other, so that a busy machine changes little of their ratio.
+    """
+    from verinet.batch.instances import read_instances
+    from verinet.batch.solve import Hooks, Networks, solve
+    from verinet.batch.task import Task
+
+    networks, hooks = Networks(), Hooks(lambda point: None, lambda: False)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    tasks = [Task.of(instance, "cpu", 0) for instance in read_instances(instances)[:count]]
+    for number, task in enumerate(tasks):
+        for keep in (True, False) if number % 2 else (False, True):
+            solve(task, networks, hooks)  # so that both ways find everything else as they left it
+            for model in networks.kept.values() if not keep else ():
+                model.kept.clear()
+            begin = time.process_time()
+            solve(task, networks, hooks)
+            seconds[keep].append(time.process_time() - begin)
+    return statistics.median(seconds[True]), statistics.median(seconds[False])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=1000)
@@ -78,6 +101,9 @@ def main() -> None:
         folder = Path(name)
         instances = make_set(folder, given.instances)
         cold = cold_start(folder)
+        kept, anew = kept_ratio(instances)
+        print(f"sessions kept: {kept:.4f} s of processor time an instance, opened anew: {anew:.4f} s", end="")
+        print(f"; {kept / anew:.2f} of it")
         result = batch.run(instances, folder / "run", workers=given.workers)
         records = result.records
         print(f"{len(records)} instances, {result.counts}")

@@ -120,6 +120,20 @@ def output_spec(title: str, ball: tuple[Array, Array], outputs: int, claims: Ite
     return "\n".join([f"; {title}", "", *declarations(len(lower), outputs), *box_lines(lower, upper), *asserts, ""])
 
 
+def cases_spec(title: str, ball: tuple[Array, Array], outputs: int, cases: Iterable[Sequence[str]]) -> str:
+    """VNN-LIB 1: in the box, all comparisons of at least one case hold; a case may narrow the box."""
+    lower, upper = ball
+    options = "\n".join(f"    (and {' '.join(case)})" for case in cases)
+    head = [f"; {title}", "", *declarations(len(lower), outputs), *box_lines(lower, upper)]
+    return "\n".join([*head, f"(assert (or\n{options}\n))", ""])
+
+
+def within(lower: Sequence[float], upper: Sequence[float]) -> list[str]:
+    """Comparisons that keep the inputs in a box, for `cases_spec`."""
+    pairs = enumerate(zip(lower, upper, strict=True))
+    return [text for i, (a, b) in pairs for text in (f"(>= X_{i} {_text(a)})", f"(<= X_{i} {_text(b)})")]
+
+
 def replace_rows(prefixes: Sequence[str], rows: Sequence[tuple[str, str]]) -> None:
     """Update instances.csv: rows of networks whose names begin with one of `prefixes` are replaced by `rows`."""
     path = SPECS / "instances.csv"

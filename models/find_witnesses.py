@@ -17,71 +17,72 @@ import onnxruntime
 from common import SPECS, TIMEOUT, Array
 
 SWEEPS, STARTS = 3, 4
-_BOUND = re.compile(r"\(assert \((<=|>=) X_(\d+) (\S+)\)\)")
-_CLAIM = re.compile(r"\((<=|>=) Y_(\d+) (Y_\d+|[-\d.]+)\)")
+_ASSERT = re.compile(r"^\(assert (\([<>]= [XY]_\d+ \S+\))\)$", re.MULTILINE)
+_CASE = re.compile(r"^    \(and (.*)\)$", re.MULTILINE)
+_RELATION = re.compile(r"\((<=|>=) ([XY])_(\d+) (Y_\d+|[-\d.]+)\)")
+
+Relation = tuple[str, str, str, str]
+
+
+class Case:
+    """A box of inputs, in float32, and comparisons of outputs that all have to hold."""
+
+    def __init__(self, relations: list[Relation], size: int) -> None:
+        self.claims = [(r, a, b) for r, side, a, b in relations if side == "Y"]
+        self.lower, self.upper = np.full(size, -np.inf), np.full(size, np.inf)
+        for relation, side, index, value in relations:
+            if side == "X" and relation == ">=":
+                self.lower[int(index)] = max(self.lower[int(index)], float(value))
+            elif side == "X":
+                self.upper[int(index)] = min(self.upper[int(index)], float(value))
+        self.lower, self.upper = _inside(self.lower, np.inf), _inside(self.upper, -np.inf)
+
+
+def _inside(exact: Array, towards: float) -> Array:
+    single = exact.astype(np.float32)
+    outside = single < exact if towards > 0 else single > exact
+    return np.where(outside, np.nextafter(single, np.float32(towards)), single)
 
 
 class Query:
-    """Our own property files: a box, and either an `or` of comparisons or a conjunction of them."""
+    """Our own property files: comparisons that always hold, and either an `or` of cases or nothing else."""
 
     def __init__(self, model: Path, spec: Path) -> None:
         text = spec.read_text()
-        self.any_of = "(or" in text
-        self.claims = _CLAIM.findall(text)
-        bounds: dict[str, dict[int, float]] = {">=": {}, "<=": {}}
-        for relation, index, value in _BOUND.findall(text):
-            bounds[relation][int(index)] = float(value)
-        self.lower, self.upper = (self._inside(bounds[r], r) for r in (">=", "<="))
+        common = [_RELATION.findall(line)[0] for line in _ASSERT.findall(text)]
+        options = [_RELATION.findall(line) for line in _CASE.findall(text)] or [[]]
+        size = 1 + max(int(index) for _, side, index, _ in common if side == "X")
+        self.cases = [Case([*common, *option], size) for option in options]
         self.session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         self.entry = self.session.get_inputs()[0]
 
-    @staticmethod
-    def _inside(values: dict[int, float], relation: str) -> Array:
-        exact = np.array([values[i] for i in range(len(values))])
-        single = exact.astype(np.float32)
-        outside = single < exact if relation == ">=" else single > exact
-        return np.where(outside, np.nextafter(single, np.float32(np.inf if relation == ">=" else -np.inf)), single)
-
-    def scores(self, x: Array) -> Array:
-        """One number per claim, at least 0 where it holds."""
+    def worth(self, x: Array, case: Case) -> float:
+        """The least of one number per claim, at least 0 where it holds."""
         y = self.session.run(None, {self.entry.name: x.reshape(self.entry.shape)})[0].ravel().astype(np.float64)
-        sides = [(y[int(a)], y[int(b[2:])] if b.startswith("Y") else float(b)) for _, a, b in self.claims]
-        return np.array([a - b if r == ">=" else b - a for (r, _, _), (a, b) in zip(self.claims, sides, strict=True)])
-
-    def holds(self, x: Array) -> bool:
-        values = self.scores(x)
-        return bool((values >= 0).any() if self.any_of else (values >= 0).all())
+        sides = [(r, y[int(a)], y[int(b[2:])] if b.startswith("Y") else float(b)) for r, a, b in case.claims]
+        return float(min(a - b if r == ">=" else b - a for r, a, b in sides))
 
 
 def search(query: Query, rng: np.random.Generator) -> bool:
     """Climb one coordinate at a time between lower, upper and middle of the box."""
-    goals = range(len(query.claims)) if query.any_of else [-1]
-    for goal in goals:
-        for _ in range(STARTS):
-            if _climb(query, goal, rng):
-                return True
-    return False
+    return any(_climb(query, case, rng) for case in query.cases for _ in range(STARTS))
 
 
-def _climb(query: Query, goal: int, rng: np.random.Generator) -> bool:
-    x = rng.uniform(query.lower, query.upper).astype(np.float32).clip(query.lower, query.upper)
-    best = _worth(query, x, goal)
+def _climb(query: Query, case: Case, rng: np.random.Generator) -> bool:
+    lower, upper = case.lower, case.upper
+    x = rng.uniform(lower, upper).astype(np.float32).clip(lower, upper)
+    best = query.worth(x, case)
     for _ in range(SWEEPS):
         for i in rng.permutation(len(x)):
-            for value in (query.lower[i], query.upper[i], rng.uniform(query.lower[i], query.upper[i])):
+            for value in (lower[i], upper[i], rng.uniform(lower[i], upper[i])):
                 trial = x.copy()
-                trial[i] = np.float32(value).clip(query.lower[i], query.upper[i])
-                worth = _worth(query, trial, goal)
+                trial[i] = np.float32(value).clip(lower[i], upper[i])
+                worth = query.worth(trial, case)
                 if worth > best:
                     x, best = trial, worth
-        if query.holds(x):
+        if best >= 0:
             return True
     return False
-
-
-def _worth(query: Query, x: Array, goal: int) -> float:
-    scores = query.scores(x)
-    return float(scores.min() if goal < 0 else scores[goal])
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def specs(name: str, outputs: int, cases: dict[str, tuple[Box, list[str]]]) -> l
 
 def main() -> None:
     torch.set_num_threads(1)
-    replace_rows(["double_integrator", "pendulum"], [*double_integrator(), *pendulum()])
+    replace_rows(["double_integrator.", "pendulum_step."], [*double_integrator(), *pendulum()])
 
 
 if __name__ == "__main__":

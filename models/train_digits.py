@@ -181,7 +181,7 @@ def main() -> None:
         hits = run(MODELS / f"{recipe.name}.onnx", images[TRAIN:]).argmax(1) == labels[TRAIN:]
         print(f"{recipe.name}: {100 * hits.mean():.1f} % of the test images")
         rows += write_specs(recipe, images, labels)
-    replace_rows(["digits_"], rows)
+    replace_rows([f"{recipe.name}." for recipe in RECIPES], rows)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,18 @@ class Root:
 
     def __init__(self, query: Query, clock: Clock) -> None:
         self.query, self.clock = query, clock
-        self.backward = build_backward(query.graph, query.lower[0], query.upper[0])
+        self.backward = build_backward(query.graph, query.lower[0], query.upper[0], clock.over)
         self.layers = Layers(query.lower, query.upper)
         self._output: Interval = (query.lower[:, :0], query.upper[:, :0])
         self.worst: float | None = None
+
+    @classmethod
+    def resumed(cls, query: Query, clock: Clock, layers: Layers) -> Root:
+        """With layer bounds that another root of the same query has found."""
+        root = cls(query, clock)
+        root.layers = layers
+        root._tighten_charge()
+        return root
 
     def bound(self, report: Report) -> list[ClauseRows]:
         """Tighten until every clause is refuted or the methods are used up; returns the open clauses."""
@@ -55,7 +63,7 @@ class Root:
     def engines(self) -> Engines:
         """A float32 engine to search with beside the float64 one that decides; float64 twice if float32 overflows."""
         query, single = self.query, torch.float32
-        sizes = ranges(query.graph, query.lower, query.upper, self.layers.known)
+        sizes = ranges(query.graph, query.lower, query.upper, self.layers.known, self.clock.over)
         small = [outward(pair, single) for pair in sizes]
         if not all(bool(torch.isfinite(low).all() and torch.isfinite(high).all()) for low, high in small):
             return Engines(self.backward, self.backward)
@@ -69,7 +77,7 @@ class Root:
 
     def _tighten_charge(self) -> None:
         """Better ranges make a smaller rounding charge."""
-        known = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known)
+        known = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known, self.clock.over)
         self.backward, self._output = Backward(self.query.graph, known), known[-1]
 
     def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from verinet.solvers.arms import InputArm, Meter, NeuronArm
+from verinet.solvers.arms import Arm, InputArm, Meter, NeuronArm
 from verinet.solvers.attack.pgd import Attack, AttackPlan
+from verinet.solvers.attack.surrogate import before_softmax, sloped
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.pieces import Outside
 from verinet.solvers.positions import close_cases
 from verinet.solvers.query import Clock, Query
 
+from verinet.errors import PropertyError
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
+
+if TYPE_CHECKING:
+    from verinet.solvers.spread import Crew
 
 INPUT_SPLIT_AXES = 64  # above this many perturbed inputs halving boxes cannot work
 MANY_BOXES = 64  # with more boxes neurons are split only when splitting inputs has ended without an answer
 FIRST_SLICE = 1.0  # seconds
+UNDEFINED_SECONDS = 10.0  # for finding a violation where the network has no value on parts of the region
+LARGE = 20_000  # entries of the widest layer
 EVERY = 4  # the runner-up gets one slice in so many
 
 
@@ -43,44 +53,70 @@ class Strategy:
     """Solves one query. `attack_graph` is the network in its own dtype, for gradients."""
 
     def __init__(self, query: Query, attack_graph: Graph, offer: Offer, report: Report, seed: int) -> None:
-        self.query, self.offer, self.report = query, offer, report
-        self.attack = Attack(query, attack_graph, seed)
+        self.query, self.offer, self.report, self._tell = query, offer, self._report, report
+        self.attack = Attack(query, before_softmax(sloped(attack_graph), query), seed)
         self.solution = Solution(End.TIME)
         self._begin = 0.0
+        self._meters: list[Meter] = []
+        self._retired: list[Meter] = []
+        self._reported: float | None = None
+        self._last_moment: float | None = None
+        self.crew: Crew | None = None  # workers elsewhere that share the open domains
 
     def solve(self, clock: Clock) -> Solution:
-        """Attack, then give slices of time to the searches; ends with everything closed, a witness, or the clock."""
+        """Attack, then give slices of time to the searches; ends with everything closed, a witness, or the clock.
+
+        Raises `PropertyError` when the region holds inputs at which the network has no value, and nothing was found.
+        """
         self._begin = clock.now()
         opening = self._opening(clock)
         if opening is not None:
             return opening
-        meters = [Meter(arm) for arm in self._arms()]
-        self.solution.trail += [m.arm.name for m in meters]
+        self._meters = [Meter(self._spread(arm)) for arm in self._arms()]
+        self.solution.trail += [m.arm.name for m in self._meters]
         length, turn = FIRST_SLICE, 0
-        while meters:
+        while self._meters:
+            clock = self._shortened(clock)
             if clock.over():
-                return self._finish(min(meters, key=_distance).outcome, End.TIME)
-            tried = [m for m in meters if m.seconds > 0] or meters
-            best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
-            others = [m for m in tried if m is not best]
-            fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
-            chosen = min(fresh, key=lambda m: m.seconds) if fresh else best
-            if not fresh and others and turn % EVERY == EVERY - 1:
-                chosen = min(others, key=lambda m: m.seconds)
+                return self._unsolved(End.TIME, clock)
+            chosen = self._choose(turn)
             outcome = chosen.run(clock.until(length))
             if outcome.end in (End.CLOSED, End.CANDIDATE):
                 return self._finish(outcome, outcome.end)
             if outcome.end is not End.TIME:
-                meters.remove(chosen)
-                if not meters and chosen.arm.name == InputArm.name and self._nonlinear:
-                    meters.append(Meter(NeuronArm(self.query, self.offer, self.report)))
-                if not meters:
-                    return self._finish(outcome, outcome.end)
+                self._retire(chosen)
             turn += 1
             length = min(length * 1.3, 30.0)
             if self._attack_again(turn, clock):
                 return self._end(End.CANDIDATE)
-        return self._end(End.STALLED)
+        return self._unsolved(End.STALLED, clock)
+
+    def _choose(self, turn: int) -> Meter:
+        """The search that should end first; each is tried, and the others get a slice now and then."""
+        meters = self._meters
+        tried = [m for m in meters if m.seconds > 0] or meters
+        best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
+        others = [m for m in tried if m is not best]
+        fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
+        if fresh:
+            return min(fresh, key=lambda m: m.seconds)
+        return min(others, key=lambda m: m.seconds) if others and turn % EVERY == EVERY - 1 else best
+
+    def _retire(self, meter: Meter) -> None:
+        """A search that can go no further. After the last one, neurons are split where only boxes were so far."""
+        self._meters.remove(meter)
+        self._retired.append(meter)
+        if not self._meters and meter.arm.name == InputArm.name and self._nonlinear and len(self._retired) == 1:
+            self._meters.append(Meter(self._spread(NeuronArm(self.query, self.offer, self.report))))
+
+    def _outside(self) -> Outside | None:
+        return next((m.arm.outside for m in (*self._meters, *self._retired) if m.arm.outside), None)
+
+    def _shortened(self, clock: Clock) -> Clock:
+        """Once an input without a value is known, nothing can be proved: a violation is looked for a little longer."""
+        if self._last_moment is None and self._outside() is not None:
+            self._last_moment = clock.now() + UNDEFINED_SECONDS
+        return clock if self._last_moment is None else clock.until(max(0.0, self._last_moment - clock.now()))
 
     def _opening(self, clock: Clock) -> Solution | None:
         """What needs no search tree: a quick attack, and cases of positions that depend on the input."""
@@ -102,6 +138,14 @@ class Strategy:
     def _nonlinear(self) -> bool:
         return any(isinstance(n.op, NonlinearOp) for n in self.query.graph.nodes)
 
+    def _spread(self, arm: InputArm | NeuronArm) -> Arm:
+        """The same search, done by the crew where there is one."""
+        if self.crew is None:
+            return arm
+        from verinet.solvers.spread import SpreadArm
+
+        return SpreadArm(arm, self.crew, (self.offer, self.report), self.query.clock)
+
     def _arms(self) -> list[InputArm | NeuronArm]:
         axes = effective_axes(self.query)
         arms: list[InputArm | NeuronArm] = []
@@ -116,7 +160,13 @@ class Strategy:
         if self.attack.sample(self.offer, 128):
             return True
         short = clock.until(max(0.1, min(1.0, 0.05 * clock.left())))
-        return self.attack.descend(AttackPlan(restarts=8, steps=15), self.offer, short)
+        if self.attack.descend(AttackPlan(restarts=8, steps=15), self.offer, short):
+            return True
+        if self.attack.widest < LARGE:
+            return False
+        # Bounds of such a network take long, and nothing else is tried meanwhile.
+        longer = clock.until(min(10.0, 0.1 * clock.left()))
+        return self.attack.descend(AttackPlan(restarts=8, steps=40), self.offer, longer)
 
     def _attack_again(self, turn: int, clock: Clock) -> bool:
         """A longer attack after the 1st, 2nd, 4th, 8th, ... slice, with more restarts every time."""
@@ -126,9 +176,22 @@ class Strategy:
         share = clock.until(max(0.2, min(20.0, 0.05 * clock.left(), 0.1 * spent)))
         return self.attack.descend(AttackPlan(restarts=16 * min(turn, 16), steps=50), self.offer, share)
 
+    def _unsolved(self, end: End, clock: Clock) -> Solution:
+        """No answer: the gap is the least that a search has left, or else the last one that was reported."""
+        interrupted = clock.stop is not None and clock.stop()
+        outside = self._outside()
+        if outside is not None and not interrupted:
+            raise _undefined(outside, self.query.prop.name)
+        meters = [*self._meters, *self._retired]
+        nearest = min(meters, key=_distance)
+        if end is End.STALLED and any(m.outcome.end is End.MEMORY for m in meters):
+            end = End.MEMORY
+        return self._finish(nearest.outcome, end)
+
     def _finish(self, outcome: Outcome, end: End) -> Solution:
         solution = self.solution
-        solution.gap = None if outcome.bound is None else max(0.0, -outcome.bound)
+        bound = self._reported if outcome.bound is None else outcome.bound
+        solution.gap = None if bound is None or not math.isfinite(bound) else max(0.0, -bound)
         solution.domains += outcome.domains
         solution.closed += outcome.closed
         solution.open = outcome.open
@@ -138,7 +201,22 @@ class Strategy:
         self.solution.end = end
         return self.solution
 
+    def _report(self, phase: str, still_open: int, closed: int, bound: float | None) -> None:
+        if bound is not None:
+            self._reported = bound
+        self._tell(phase, still_open, closed, bound)
+
 
 def _distance(meter: Meter) -> float:
     """Gap of the worst open domain of a search, infinite when unknown."""
     return float("inf") if meter.outcome.bound is None else -meter.outcome.bound
+
+
+def _undefined(outside: Outside, where: str) -> PropertyError:
+    shown = ", ".join(f"X_{i} = {value:.6g}" for i, value in enumerate(outside.point[:5]))
+    more = ", ..." if len(outside.point) > 5 else ""
+    return PropertyError(
+        f"the network has no finite value on the whole input region: node '{outside.node}' has none at {shown}{more}",
+        where=where,
+        hint="shrink the input region so that it holds no such input (a division by 0, the logarithm of a number <= 0)",
+    )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from verinet.api_lipschitz import lipschitz as lipschitz
     from verinet.api_lipschitz import radius as radius
     from verinet.errors import VerinetError as VerinetError
+    from verinet.frontends.derivative import Derivative as Derivative
+    from verinet.frontends.derivative import jacobian as jacobian
     from verinet.ops.activations.user import register_activation as register_activation
     from verinet.results import Bounds as Bounds
     from verinet.results import LipschitzBound as LipschitzBound
@@ -35,6 +37,8 @@ _WHERE = {
     "lipschitz": "verinet.api_lipschitz",
     "radius": "verinet.api_lipschitz",
     "Ball": "verinet.api_lipschitz",
+    "jacobian": "verinet.frontends.derivative",
+    "Derivative": "verinet.frontends.derivative",
     "VerinetError": "verinet.errors",
     "Bounds": "verinet.results",
     "LipschitzBound": "verinet.results",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,15 @@ from verinet.spec.property import Box, Floats, Property
 from verinet.witness.replay import Replayer, ReplayResult
 
 if TYPE_CHECKING:
+    from verinet.cluster import RayOptions
     from verinet.solvers.query import Query
+    from verinet.solvers.spread_ray import RayCrew
     from verinet.solvers.strategy import Solution
 
 ModelLike = Model | str | Path
 Networks = ModelLike | Mapping[str, ModelLike]
 
+_LEAVE_SECONDS = 0.5  # that leaving a cluster may take
 _CUT, _CUT_SECONDS = 100.0, 10.0  # how far, and how long, inputs without bounds are searched for a violation
 PropertyLike = Property | str | Path
 
@@ -47,6 +51,7 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
     progress: Callable[[Progress], None] | None = None,
     started: float | None = None,
     stop: Callable[[], bool] | None = None,
+    ray: RayOptions | None = None,
 ) -> Verdict:
     """Prove that no input of the property's region violates it, or find one that does.
 
@@ -54,14 +59,17 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
     `equal-to` another needs none. The inputs and outputs of a witness are then those of all networks, hidden tensors
     with the outputs, in order of declaration.
     `timeout` is in seconds from `started` (a `time.monotonic()` value; now by default). `stop` is polled and ends the
-    search early. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that ONNX
-    Runtime confirms on the original file with zero tolerance. Raises `VerinetError` on bad input.
+    search early. With `ray` the open subproblems are shared among workers on an existing Ray cluster; the rules for a
+    verdict stay the same. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that
+    ONNX Runtime confirms on the original file with zero tolerance. Raises `VerinetError` on bad input.
     """
     if not timeout > 0:
         raise UsageError(f"the timeout must be a positive number of seconds, not {timeout}")
     begin = time.monotonic() if started is None else started
     networks = _load_all(model)
-    limits = _Limits(begin + timeout, stop, progress, seed, pick_device(device))
+    crew = None if ray is None else partial(_ray_crew, ray, device)
+    kept = 0.0 if crew is None else min(_LEAVE_SECONDS, 0.1 * timeout)
+    limits = _Limits(begin + timeout - kept, stop, progress, seed, pick_device(device), crew)
     if isinstance(prop, Property):
         return _Run(_fitting(networks, prop), prop, None, begin).verdict(limits)
     try:
@@ -176,6 +184,13 @@ class _Limits:
     progress: Callable[[Progress], None] | None
     seed: int
     device: torch.device
+    crew: Callable[[], RayCrew] | None = None
+
+
+def _ray_crew(options: RayOptions, device: str) -> RayCrew:
+    from verinet.solvers.spread_ray import RayCrew
+
+    return RayCrew(options, device)
 
 
 class _Run:
@@ -198,12 +213,19 @@ class _Run:
         if self.offer(samples[:1]):
             note = "the property is already violated at the centre of its input box"
             return self._answer(Status.SAT, Reason.REPLAYED, notes=(*notes, note))
+        self.refuted = 0  # nothing had spoken for the centre, so nothing was disproved
         from verinet.solvers.strategy import Strategy
 
         query = self._query(limits)
         attack_graph = self.whole.graph.to(torch.float64 if self.whole.double else torch.float32, limits.device)
         strategy = Strategy(query, attack_graph, self.offer, self._reporter(limits), limits.seed)
-        return self._conclude(strategy.solve(query.clock), limits, notes)
+        if limits.crew is None:
+            return self._conclude(strategy.solve(query.clock), limits, notes)
+        with limits.crew() as crew:
+            strategy.crew = crew
+            solution = strategy.solve(query.clock)
+            notes = (*notes, crew.note)
+        return self._conclude(solution, limits, notes)
 
     def _samples(self, seed: int) -> Floats:
         """The centre of the first box and a few random points of the property's boxes, (4, inputs)."""

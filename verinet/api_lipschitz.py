@@ -4,55 +4,48 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verinet.errors import InternalError, PropertyError, UsageError, VerinetError
+from verinet.errors import InternalError, UsageError, VerinetError
 from verinet.frontends.model import Model
-from verinet.results import LayerShare, LipschitzBound, Radius
-from verinet.spec.property import Box, Floats, Property
+from verinet.results import Jump, LayerShare, LipschitzBound, Radius
+from verinet.solvers.lipschitz.regions import Ball as Ball
+from verinet.solvers.lipschitz.regions import LipschitzRegion, Place, place_of
+from verinet.spec.property import Floats
 
 if TYPE_CHECKING:
+    from verinet.ir.graph import Graph
     from verinet.solvers.lipschitz.exponents import Norm
     from verinet.solvers.lipschitz.form import Form
     from verinet.solvers.lipschitz.implicit import ImplicitModel
-    from verinet.solvers.lipschitz.lower import Region
-    from verinet.solvers.lipschitz.menu import Candidate, Subject
+    from verinet.solvers.lipschitz.menu import Ask, Candidate
 
 LOWER_SHARE = 0.15  # of the time, for the lower bound
 LOWER_SECONDS = 8.0
-CHAIN_FORM = 4_000  # channels and inputs up to which a feed-forward network gets a form as well
 DIGITS = 9
 ROUNDS = 4  # of local bounds for a radius
+SHRINKS, SHRINK = 8, 6.0  # balls that are tried where there is no global bound, each so much smaller than the last
 SHORTER = 1 - 1e-12  # covers the rounding of a division, and leaves out the ball's surface, where two may tie
 NARROWER = 0.98  # a ball whose bound shrinks by less than this factor is not worth another round
 
 
 @dataclass(frozen=True, slots=True)
-class Ball:
-    """All x with `||x - center||_2 <= radius`."""
+class _Found:
+    """Candidates best first, the form their multipliers belong to, and what else the answer says."""
 
-    center: npt.ArrayLike
-    radius: float
-
-
-LipschitzRegion = Box | Ball | Property | str | Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A region in the terms of the solvers: bounds of a box around it, None for everywhere."""
-
-    name: str
-    lower: Floats | None = None
-    upper: Floats | None = None
-    ball: Ball | None = None
+    candidates: list[Candidate]
+    form: Form | None
+    notes: tuple[str, ...] = ()
+    contraction: float | None = None
+    jump: Jump | None = None
 
 
 def lipschitz(  # noqa: PLR0913 - the public entry point: a subject, and options by keyword only
@@ -74,31 +67,57 @@ def lipschitz(  # noqa: PLR0913 - the public entry point: a subject, and options
     recursion, layer, first-order, neuron or exact; `solver` auto, verinet, clarabel, scs or mosek. `timeout` in seconds
     bounds the search; the best certified bound so far is returned. Raises `VerinetError` on bad input.
     """
-    from verinet.solvers.lipschitz.menu import Ask, bounds_by_menu, check_names
+    from verinet.solvers.lipschitz.menu import Ask, check_names
 
     begin = time.perf_counter()
     check_names(method, solver)
     _check_time(timeout)
     exponents = _norm(norm)
     network = _load(model)
-    place = _place(region, network)
-    subject = _subject(network, place, (output, exponents, method))
-    lower = _lower(network, place, (exponents, output), _effort(begin, timeout, seed))
-    ask = Ask(exponents, method, solver, begin + timeout, lambda: lower)
-    found = bounds_by_menu(subject, ask)
-    return _answer(found, lower, (_norm_name(exponents), place, subject.form), (network, begin))
+    place = place_of(region, network.graph if isinstance(network, Model) else None)
+    # Searched when it is first asked for, so that what has no bound is refused at once.
+    lower = cache(lambda: _lower(network, place, (exponents, output), _effort(timeout, seed)))
+    found = _found(network, place, (output, Ask(exponents, method, solver, begin + timeout, lower)))
+    return _answer(found, lower(), (_norm_name(exponents), place), (network, begin))
 
 
 def radius(model: Model | str | Path, x: npt.ArrayLike, *, label: int | None = None, timeout: float = 60.0) -> Radius:
     """A certified l2 radius around `x` in which the largest output stays the same.
 
     `label` is the output that has to stay largest (by default the largest one at `x`). The margin to every other
-    output is divided by the Lipschitz bound of their difference, first global, then over balls of about the radius.
+    output is divided by the Lipschitz bound of their difference, first global, then over balls of about the radius;
+    where there is no global bound, over smaller and smaller balls.
     Raises `VerinetError` on bad input; the radius is 0 where `x` itself is not classified as `label` with certainty.
     """
     begin = time.perf_counter()
     _check_time(timeout)
-    network = _load(model)
+    network, point = _checked(_load(model), x)
+    margins, chosen = _margins(network, point, label)
+    least = min(margins.values())
+    if not all(margin > 0 for margin in margins.values()):  # min() may pass over a NaN
+        return Radius(0.0, chosen, least, math.inf, False, time.perf_counter() - begin)
+    target = (margins, chosen)
+    best, used, local = _first_reach(network, point, target, (begin, timeout))
+    for _ in range(ROUNDS):
+        left = timeout - (time.perf_counter() - begin)
+        if left <= 0.05 * timeout or not 0 < best < math.inf:
+            break
+        try:
+            reach, constant = _reach(network, point, target, 2.0 * best, left / 2)
+        except InternalError:
+            raise
+        except VerinetError:
+            break  # around the ball a box leaves the domain of a function: what is proved stands
+        enough = reach <= best / NARROWER
+        if reach > best:
+            best, used, local = reach, constant, True
+        if enough:
+            break
+    return Radius(best, chosen, least, used, local, time.perf_counter() - begin)
+
+
+def _checked(network: Model | ImplicitModel, x: npt.ArrayLike) -> tuple[Model, Floats]:
+    """The network and the input of a radius; `UsageError` where they do not fit."""
     if not isinstance(network, Model):
         raise UsageError("a radius needs an ONNX network", hint="call lipschitz() for implicit models")
     point = np.asarray(x, dtype=np.float64).reshape(-1)
@@ -106,26 +125,51 @@ def radius(model: Model | str | Path, x: npt.ArrayLike, *, label: int | None = N
         raise UsageError(f"the input has {point.size} numbers, the network takes {network.graph.input_size}")
     if not np.isfinite(point).all() or network.graph.output_size < 2:
         raise UsageError("a radius needs a finite input, and a network with at least two outputs to compare")
-    margins, chosen = _margins(network, point, label)
-    least = min(margins.values())
-    if not all(margin > 0 for margin in margins.values()):  # min() may pass over a NaN
-        return Radius(0.0, chosen, least, math.inf, False, time.perf_counter() - begin)
-    best, used = _reach(network, point, (margins, chosen), None, timeout / 2)
-    local = False
-    for _ in range(ROUNDS):
+    return network, point
+
+
+def _first_reach(
+    network: Model, point: Floats, target: tuple[dict[int, float], int], clock: tuple[float, float]
+) -> tuple[float, float, bool]:
+    """Radius, constant, and whether it is local: by global bounds, or over smaller and smaller balls without one."""
+    begin, timeout = clock
+    try:
+        return *_reach(network, point, target, None, timeout / 2), False
+    except InternalError:
+        raise
+    except VerinetError as error:
+        failure = error
+    size = _guess(network, point, target)
+    for _ in range(SHRINKS):
         left = timeout - (time.perf_counter() - begin)
-        if left <= 0.05 * timeout or not 0 < best < math.inf:
-            break
         try:
-            reach, constant = _reach(network, point, (margins, chosen), 2.0 * best, left / 2)
-        except VerinetError:
-            break  # around the ball a box leaves the domain of a function: the global bound stands
-        enough = reach <= best / NARROWER
-        if reach > best:
-            best, used, local = reach, constant, True
-        if enough:
-            break
-    return Radius(best, chosen, least, used, local, time.perf_counter() - begin)
+            reach, constant = _reach(network, point, target, size, max(left, 0.1 * timeout) / 3)
+        except InternalError:
+            raise
+        except VerinetError as error:
+            failure = error
+            size /= SHRINK
+            continue
+        if reach > 0:
+            return reach, constant, True
+        size /= SHRINK
+    raise failure
+
+
+def _guess(network: Model, point: Floats, target: tuple[dict[int, float], int]) -> float:
+    """About the radius if the network were linear: what the first ball is tried with; nothing rests on it."""
+    import torch
+
+    margins, chosen = target
+    graph = _double(network)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return graph.forward(x.reshape(1, -1))[0]
+
+    rows = torch.autograd.functional.jacobian(run, torch.from_numpy(point.copy()))
+    slopes = {j: float((rows[chosen] - rows[j]).norm()) for j in margins}
+    sizes = [margins[j] / slope for j, slope in slopes.items() if 0 < slope < math.inf]
+    return max(2.0 * min(sizes, default=1.0), 1e-12)
 
 
 def _reach(
@@ -138,8 +182,9 @@ def _reach(
         row = np.zeros((1, network.graph.output_size))
         row[0, chosen], row[0, other] = 1.0, -1.0
         region = None if size is None else Ball(point, size)
-        bound = lipschitz(network, region=region, output=row, timeout=max(seconds / len(margins), 0.2)).upper
-        reach = margin / bound * SHORTER if bound > 0 else math.inf
+        found = lipschitz(network, region=region, output=row, timeout=max(seconds / len(margins), 0.2))
+        bound, height = (found.upper, 0.0) if found.jump is None else (found.jump.slope, found.jump.height)
+        reach = max(margin - height, 0.0) / bound * SHORTER if bound > 0 else (math.inf if margin > height else 0.0)
         if reach < worst:
             worst, constant = reach, bound
     return (worst if size is None else min(worst, size)), constant
@@ -201,137 +246,85 @@ def _norm_name(norm: Norm) -> str:
     return "2" if norm == 2 else "inf"
 
 
-def _place(region: LipschitzRegion, network: Model | ImplicitModel) -> _Place:
-    """The region as bounds; `UsageError` where it does not fit the network."""
-    if region is None:
-        return _Place("everywhere")
+def _found(network: Model | ImplicitModel, place: Place, asked: tuple[Any, Ask]) -> _Found:
+    """All certified candidates, and what else there is to say."""
+    from verinet.solvers.lipschitz.menu import bounds_by_menu
+    from verinet.solvers.lipschitz.reduce import chosen_rows, with_outputs
+
+    output, ask = asked
     if not isinstance(network, Model):
-        raise UsageError("bounds of implicit models are for the whole space", hint="leave the region out")
-    size = network.graph.input_size
-    if isinstance(region, Ball):
-        from verinet.solvers.lipschitz.balls import ball_box
+        from verinet.solvers.lipschitz.extract import select_outputs
+        from verinet.solvers.lipschitz.implicit import certified_form
+        from verinet.solvers.lipschitz.menu import Subject
 
-        lower, upper = ball_box(np.asarray(region.center, dtype=np.float64), float(region.radius))
-        _fits(lower, size)
-        return _Place("ball", lower, upper, region)
-    if isinstance(region, Box):
-        _fits(region.lower, size)
-        return _Place("box", region.lower, region.upper)
-    statement = region if isinstance(region, Property) else _read(region, network)
-    if not statement.boxes:
-        raise PropertyError("the region is empty: there is nothing to bound", where=statement.name)
-    lower = np.min([b.lower for b in statement.boxes], axis=0)
-    upper = np.max([b.upper for b in statement.boxes], axis=0)
-    _fits(lower, size)
-    return _Place("box", lower, upper)
+        form, posed = certified_form(network)
+        rows = chosen_rows(output, network.output_size)
+        form = form if rows is None else select_outputs(form, rows)
+        return _Found(bounds_by_menu(Subject(form, None, None), ask), form, contraction=posed.norm)
+    graph = with_outputs(_double(network), chosen_rows(output, network.graph.output_size))
+    return _everywhere(graph, ask) if place.lower is None else _locally(graph, place, ask)
 
 
-def _fits(values: Floats, size: int) -> None:
-    if values.size != size:
-        raise UsageError(
-            f"the region has {values.size} inputs, the network {size}",
-            hint="give one number per input, flat, in the order X_0, X_1, ...",
-        )
-
-
-def _read(path: str | Path, network: Model) -> Property:
-    from verinet.spec import read_property
-
-    return read_property(path, network.graph.input_size, network.graph.output_size)
-
-
-def _subject(network: Model | ImplicitModel, place: _Place, what: tuple[Any, Norm, str]) -> Subject:
-    from verinet.solvers.lipschitz.extract import select_outputs
-    from verinet.solvers.lipschitz.menu import Subject
-    from verinet.solvers.lipschitz.reduce import chosen_rows
-
-    output, norm, method = what
-    if not isinstance(network, Model):
-        from verinet.solvers.lipschitz.implicit import implicit_form
-
-        form = implicit_form(network)
-        chosen = chosen_rows(output, network.output_size)
-        return Subject(form if chosen is None else select_outputs(form, chosen), None, None)
-    chosen = chosen_rows(output, network.graph.output_size)
-    return _network_subject(network, place, (chosen, norm, method))
-
-
-def _network_subject(network: Model, place: _Place, what: tuple[Any, Norm, str]) -> Subject:
-    """Form, chain and product of a graph; what is too large or does not exist is left out."""
+def _double(network: Model) -> Graph:
     import torch
 
-    from verinet.solvers.lipschitz.chain import extract_chain
-    from verinet.solvers.lipschitz.extract import extract_form
-    from verinet.solvers.lipschitz.menu import FORM_LIMIT, Subject
-    from verinet.solvers.lipschitz.ranges import node_ranges
-    from verinet.solvers.lipschitz.reduce import with_outputs
-
-    chosen, norm, method = what
-    graph = with_outputs(network.graph.to(torch.float64), chosen)
-    ranges = None
-    if place.ball is not None:
-        from verinet.solvers.lipschitz.balls import ball_ranges
-
-        ranges = ball_ranges(graph, np.asarray(place.ball.center, dtype=np.float64), float(place.ball.radius))
-    elif place.lower is not None and place.upper is not None:
-        ranges = node_ranges(graph, place.lower, place.upper)
-    size = _channels(graph) + graph.input_size
-    chain = extract_chain(graph, ranges=ranges) if norm == 2 and method != "product" else None
-    wanted = method not in ("product", "recursion", "layer") and size <= (CHAIN_FORM if chain else FORM_LIMIT)
-    form = extract_form(graph, ranges=ranges) if wanted else None
-    product = _product(graph, ranges, norm) if norm in (2, math.inf) else None
-    return Subject(form, chain, product)
+    return network.graph.to(torch.float64)
 
 
-def _product(graph: Any, ranges: Any, norm: Norm) -> Callable[[], float]:
-    from verinet.solvers.lipschitz.product import norm_product
+def _everywhere(graph: Graph, ask: Ask) -> _Found:
+    from verinet.solvers.lipschitz.extract import jumps_of, refused_jump
+    from verinet.solvers.lipschitz.menu import bounds_by_menu
+    from verinet.solvers.lipschitz.subjects import network_subject
 
-    return lambda: norm_product(graph, "2" if norm == 2 else "inf", ranges=ranges)
-
-
-def _channels(graph: Any) -> int:
-    """At least the number of entries that go through nonlinear nodes."""
-    from verinet.ir.graph import total
-    from verinet.ops.base import NonlinearOp
-
-    return sum(total(n.shape) for n in graph.nodes if isinstance(n.op, NonlinearOp))
+    if jumps_of(graph):
+        raise refused_jump(graph)
+    subject = network_subject(graph, None, ask.norm, ask.method)
+    return _Found(bounds_by_menu(subject, ask), subject.form)
 
 
-def _effort(begin: float, timeout: float, seed: int) -> Any:
+def _locally(graph: Graph, place: Place, ask: Ask) -> _Found:
+    """Over a region: rounds of better ranges first, then all methods on the best ones."""
+    from verinet.solvers.lipschitz.extract import jumps_of
+    from verinet.solvers.lipschitz.jumps import bounds_across_jumps
+    from verinet.solvers.lipschitz.local import local_rounds, zone_ranges
+    from verinet.solvers.lipschitz.menu import bounds_by_menu
+    from verinet.solvers.lipschitz.subjects import network_subject
+
+    zone = place.zone()
+    if jumps_of(graph):
+        across = bounds_across_jumps(graph, zone_ranges(graph, zone), ask)
+        return _Found(list(across.slopes), across.form, jump=Jump(across.slopes[0].upper, across.height, across.where))
+    rounds = local_rounds(graph, zone, ask.method, ask.deadline)
+    subject = network_subject(graph, rounds.ranges, ask.norm, ask.method)
+    found = bounds_by_menu(subject, ask)
+    if ask.norm == 2:  # the rounds' own bounds hold as well; the last ranges need not prove the least
+        found += [c for c in rounds.bounds if ask.method in ("auto", c.method) and c.upper < found[0].upper]
+    notes = (f"{len(rounds.bounds)} rounds of local bounds",) if len(rounds.bounds) > 1 else ()
+    return _Found(sorted(found, key=lambda c: c.upper), subject.form, notes)
+
+
+def _effort(timeout: float, seed: int) -> Any:
     from verinet.solvers.lipschitz.lower import Effort
 
-    return Effort(seed=seed, deadline=begin + min(LOWER_SHARE * timeout, LOWER_SECONDS))
+    return Effort(seed=seed, deadline=time.perf_counter() + min(LOWER_SHARE * timeout, LOWER_SECONDS))
 
 
-def _lower(network: Model | ImplicitModel, place: _Place, what: tuple[Norm, Any], effort: Any) -> float:
+def _lower(network: Model | ImplicitModel, place: Place, what: tuple[Norm, Any], effort: Any) -> float:
     from verinet.solvers.lipschitz.lower import lower_bound
     from verinet.solvers.lipschitz.reduce import chosen_rows
 
     norm, output = what
     target: Any = network.graph if isinstance(network, Model) else network.evaluate
     rows = chosen_rows(output, network.graph.output_size if isinstance(network, Model) else network.output_size)
-    region = _solver_region(place, network)
+    region = place.sampled(network.graph.input_size if isinstance(network, Model) else network.input_size)
     return lower_bound(target, region, norm=norm, outputs=rows, effort=effort).value
 
 
-def _solver_region(place: _Place, network: Model | ImplicitModel) -> Region:
-    from verinet.solvers.lipschitz.lower import ball, box, everywhere
-
-    if place.ball is not None:
-        return ball(np.asarray(place.ball.center, dtype=np.float64), float(place.ball.radius))
-    if place.lower is not None and place.upper is not None:
-        return box(place.lower, place.upper)
-    return everywhere(network.graph.input_size if isinstance(network, Model) else network.input_size)
-
-
 def _answer(
-    found: list[Candidate],
-    lower: float,
-    about: tuple[str, _Place, Form | None],
-    source: tuple[Model | ImplicitModel, float],
+    found: _Found, lower: float, about: tuple[str, Place], source: tuple[Model | ImplicitModel, float]
 ) -> LipschitzBound:
-    best, (norm, place, form), (network, begin) = found[0], about, source
-    upper = round_up(best.upper)
+    best, (norm, place), (network, begin) = found.candidates[0], about, source
+    upper = round_up(best.upper) if found.jump is None else math.inf
     if lower > upper * (1 + 1e-9):
         if isinstance(network, Model):
             raise InternalError(f"an attained quotient, {lower!r}, is above the certified bound, {upper!r}")
@@ -348,10 +341,12 @@ def _answer(
         gap=gap,
         seconds=time.perf_counter() - begin,
         multipliers=best.multipliers,
-        layers=_layers(form, best.multipliers),
-        candidates=tuple((c.method, c.upper, c.seconds) for c in found),
-        notes=(best.note,) if best.note else (),
+        layers=_layers(found.form, best.multipliers),
+        candidates=tuple((c.method, c.upper, c.seconds) for c in found.candidates),
+        notes=(*((best.note,) if best.note else ()), *found.notes),
         provenance=provenance,
+        contraction=found.contraction,
+        jump=found.jump,
     )
 
 

@@ -126,12 +126,26 @@ class LayerShare:
 
 
 @dataclass(frozen=True, slots=True)
+class Jump:
+    """`||f(x) - f(y)|| <= slope ||x - y|| + height` for all x, y of the region: what holds for a network that jumps.
+
+    `where` names the nodes that jump.
+    """
+
+    slope: float
+    height: float
+    where: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LipschitzBound:
     """`||f(x) - f(y)|| <= upper ||x - y||` for all x, y of the region, certified in float64 with rounding charged.
 
     `lower` is a quotient that some pair of inputs attains, `gap` = upper / lower - 1. `method` names what proposed the
     multipliers; `multipliers` (blocks,) are the ones that prove `upper` (empty for norm products). `candidates` holds
-    (method, certified upper bound, seconds) of everything that was tried, best first.
+    (method, certified upper bound, seconds) of everything that was tried, best first. `contraction`, for implicit
+    models only, is the certified norm < 1 that shows that their equation has exactly one solution. Where the network
+    jumps, `upper` is infinite and `jump` says what holds instead.
     """
 
     upper: float
@@ -146,11 +160,16 @@ class LipschitzBound:
     candidates: tuple[tuple[str, float, float], ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    contraction: float | None = None
+    jump: Jump | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite gap is None."""
-        record = {name: getattr(self, name) for name in ("upper", "lower", "norm", "region", "method", "seconds")}
-        record["gap"] = self.gap if np.isfinite(self.gap) else None
+        """Plain values for JSON; an infinite bound or gap is None."""
+        record = {name: getattr(self, name) for name in ("lower", "norm", "region", "method", "seconds", "contraction")}
+        for name in ("upper", "gap"):
+            value = getattr(self, name)
+            record[name] = value if np.isfinite(value) else None
+        record["jump"] = None if self.jump is None else asdict(self.jump)
         record["multipliers"] = self.multipliers.tolist()
         record["layers"] = [asdict(layer) for layer in self.layers]
         record["candidates"] = [

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from verinet.solvers.branching.gauge import WORTHWHILE, Gauge
 from verinet.solvers.branching.leaves import Anchors, Leaves
+from verinet.solvers.branching.splits import Literals
 from verinet.solvers.branching.tighten import Part, Tightener
 from verinet.solvers.query import Clock, Query
 
@@ -93,7 +94,9 @@ class Deepener:
         one = next((p.take(m.nonzero()[:1].squeeze(1)) for p, m in group if bool(m.any())), None)
         if one is None:
             return 0
-        one.literals, one.warm, one.parent = one.literals.first(prefix), None, None
+        # Bounds that the leaf has of its own hold below the leaf, not at the node of the tree above it.
+        one.literals, one.warm, one.parent, one.inner = one.literals.first(prefix), None, None, None
+        group = [(p, m & _below(p, one.literals)) for p, m in group]
         begin = time.monotonic()
         result = self._rounds(one, prefix)
         self.search.gauge.tightened(time.monotonic() - begin)
@@ -136,6 +139,14 @@ def _next_column(part: Leaves, mask: Tensor, prefix: int) -> int:
     """The column of the first literal after the prefix in some of the leaves: the node's own split."""
     used = (part.literals.node[mask, prefix:] >= 0).any(0).nonzero()
     return prefix + int(used[0]) if used.numel() else NEVER
+
+
+def _below(part: Leaves, node: Literals) -> Tensor:
+    """Leaves that have all literals of one node of the tree (a single row) in its columns."""
+    own = part.literals.padded(node.depth).first(node.depth)
+    pairs = ((own.node, node.node), (own.index, node.index), (own.sign, node.sign), (own.point, node.point))
+    same = torch.stack([(mine == its).all(1) for mine, its in pairs])
+    return same.all(0)
 
 
 def _signed(part: Leaves, column: int, sign: float) -> Tensor:

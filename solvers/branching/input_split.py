@@ -178,7 +178,7 @@ class InputSplit:
         """Domains from the top of the stack, up to one batch."""
         parts = pop_batch(self.stack, min(self.batch, 64) if self.choice.about_to_test() else self.batch)
         self.made += sum(len(p) for p in parts)
-        return _join(parts)
+        return join_chunks(parts)
 
     def _bound(self, chunk: Chunk, clock: Clock) -> tuple[Chunk, Bounded, Planes | None]:
         """Bound a batch; returns the domains that stay open, their final rows and planes."""
@@ -317,7 +317,8 @@ def violating(query: Query, outputs: Tensor, boxes: Tensor) -> Tensor:
     return (table <= 0).any(1)
 
 
-def _join(parts: list[Chunk]) -> Chunk:
+def join_chunks(parts: list[Chunk]) -> Chunk:
+    """Several chunks as one, their parents' planes side by side."""
     if len(parts) == 1:
         return parts[0]
     planes, parent = None, None

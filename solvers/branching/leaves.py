@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,7 @@ class Leaves:
     literals: Literals
     warm: Multipliers | None = None
     parent: Tensor | None = None  # (domains,) position among the parents
+    inner: dict[int, Interval] | None = None  # float64 bounds (domains, *shape) that hold here and below
 
     def __len__(self) -> int:
         return int(self.clause.numel())
@@ -71,6 +73,7 @@ class Leaves:
             self.literals.take(index),
             self.warm,
             parent,
+            None if self.inner is None else {v: (lo[index], hi[index]) for v, (lo, hi) in self.inner.items()},
         )
 
 
@@ -79,24 +82,28 @@ def rows_of(domains: Tensor, per: int) -> Tensor:
     return (domains.unsqueeze(1) * per + torch.arange(per, device=domains.device)).reshape(-1)
 
 
-def children(leaves: Leaves, choice: Choice, warm: Multipliers) -> Leaves:
-    """Both sides of the chosen splits; the first half takes z >= p, the second z <= p."""
-    here = torch.arange(len(leaves), device=leaves.clause.device)
-    # Points are float32 numbers, so that both engines split at the same place.
-    point = choice.point.float().double()
-    one = torch.ones_like(point)
-    up = leaves.literals.extended(choice.node, choice.index, one, point)
-    down = leaves.literals.extended(choice.node, choice.index, -one, point)
-    return Leaves(
-        leaves.clause.repeat(2),
-        leaves.margin.repeat(2),
-        leaves.mass.repeat(2) * 0.5,
-        leaves.anchor.repeat(2),
-        leaves.rate.repeat(2),
-        Literals.join([up, down]),
-        warm,
-        torch.cat([here, here]),
-    )
+def children(leaves: Leaves, choices: Sequence[Choice], warm: Multipliers) -> Leaves:
+    """All sides of the chosen splits, 2**choices parts one after the other; of one choice first z >= p, then z <= p."""
+    literals = leaves.literals
+    for done, choice in enumerate(choices):
+        # Points are float32 numbers, so that both engines split at the same place.
+        node, index, point = (t.repeat(2**done) for t in (choice.node, choice.index, choice.point.float().double()))
+        sides = (literals.extended(node, index, sign * torch.ones_like(point), point) for sign in (1.0, -1.0))
+        literals = Literals.join(list(sides))
+    parent = torch.arange(len(leaves), device=leaves.clause.device).repeat(2 ** len(choices))
+    made = leaves.take(parent)
+    made.mass = made.mass * 0.5 ** len(choices)
+    made.literals, made.warm, made.parent = literals, warm, parent
+    return made
+
+
+def halves(leaf: Leaves, split: tuple[int, int, float]) -> Leaves:
+    """Both sides of one split (node, entry, point) of one leaf, with what multipliers its parents left it."""
+    device = leaf.clause.device
+    node, index, point = (torch.tensor([v], device=device) for v in split)
+    made = children(leaf, [Choice(node, index, point.double(), torch.ones_like(node, dtype=torch.bool))], {})
+    made.warm, made.parent = leaf.warm, None if leaf.parent is None else leaf.parent.repeat(2)
+    return made
 
 
 def join_leaves(parts: list[Leaves], per: int) -> Leaves:
@@ -125,7 +132,16 @@ def join_leaves(parts: list[Leaves], per: int) -> Leaves:
         Literals.join([p.literals for p in parts]),
         warm,
         parent,
+        _join_inner(parts),
     )
+
+
+def _join_inner(parts: list[Leaves]) -> dict[int, Interval] | None:
+    """Bounds of all leaves, or none where some part has none."""
+    kept = [p.inner for p in parts if p.inner is not None]
+    if len(kept) < len(parts):
+        return None
+    return {v: (torch.cat([k[v][0] for k in kept]), torch.cat([k[v][1] for k in kept])) for v in kept[0]}
 
 
 def outward(pair: Interval, dtype: torch.dtype) -> Interval:
@@ -138,6 +154,24 @@ def outward(pair: Interval, dtype: torch.dtype) -> Interval:
     below = torch.where(below.to(low.dtype) > low, torch.nextafter(below, -infinity), below)
     above = torch.where(above.to(high.dtype) < high, torch.nextafter(above, infinity), above)
     return below, above
+
+
+def meet(known: dict[int, Interval], inner: dict[int, Interval] | None, dtype: torch.dtype) -> dict[int, Interval]:
+    """The tighter of both, `inner` in float64 rounded outward to `dtype` first. Bounds may cross."""
+    result = dict(known)
+    for position, pair in (inner or {}).items():
+        low, high = outward(pair, dtype)
+        result[position] = torch.fmax(result[position][0], low), torch.fmin(result[position][1], high)
+    return result
+
+
+def placed(inner: dict[int, Interval], index: Tensor, count: int) -> dict[int, Interval]:
+    """Bounds of the leaves `index` among `count`; the others know nothing."""
+    result: dict[int, Interval] = {}
+    for position, (low, high) in inner.items():
+        nothing = torch.full((count, *low.shape[1:]), torch.inf, dtype=low.dtype, device=low.device)
+        result[position] = (-nothing).index_copy(0, index, low), nothing.index_copy(0, index, high)
+    return result
 
 
 class Anchors:

@@ -7,12 +7,17 @@ et al. 2025). Slopes and betas are inherited from the parent.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.bbps import Shortcuts
+from verinet.solvers.branching.clip import LeafClipper
 from verinet.solvers.branching.deepen import Deepener
+from verinet.solvers.branching.endgame import Endgame
 from verinet.solvers.branching.gauge import Gauge
+from verinet.solvers.branching.inherit import FIRST_RATE, inherited, restarted
 from verinet.solvers.branching.leaves import (
     Anchors,
     ClauseRows,
@@ -20,17 +25,21 @@ from verinet.solvers.branching.leaves import (
     Leaves,
     children,
     join_leaves,
+    meet,
     outward,
+    placed,
     rows_of,
 )
+from verinet.solvers.branching.options import Branching
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.branching.points import Pointing
 from verinet.solvers.branching.scores import choose
-from verinet.solvers.branching.splits import Literals
+from verinet.solvers.branching.splits import MOST_AT_ONCE, Literals
 from verinet.solvers.branching.stack import pop_batch
 from verinet.solvers.branching.tighten import Part, Tightener
 from verinet.solvers.query import Clock, Query
 
-from verinet.ops.scalar import Elementwise
+from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import (
     Climb,
     Multipliers,
@@ -45,7 +54,6 @@ from verinet.propagation.optimize import (
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 
-FIRST_RATE = 0.1  # of slopes, which lie in [0, 1]
 RATES = (0.02, 0.2)
 
 
@@ -56,6 +64,7 @@ class NeuronSplit:
         self, query: Query, engines: Engines, layers: Layers, clauses: list[ClauseRows], batch: int | None = None
     ) -> None:
         self.query, self.engines = query, engines
+        self.root_bounds = layers.known  # of all boxes: what a worker elsewhere starts from
         entries = sum(lo[0].numel() for lo, _ in layers.known.values())
         self.batch = batch or max(32, min(512, 2**18 // max(1, entries)))
         self.backward = engines.search
@@ -67,6 +76,8 @@ class NeuronSplit:
         # At first the anchor of a leaf is its clause, with the bounds of the clause's box.
         box = self._box
         self.anchors = Anchors({v: (lo[box], hi[box]) for v, (lo, hi) in layers.known.items()}, engines.search.dtype)
+        self.clipper = LeafClipper(query, engines.gate, self.anchors.exact)
+        self.endgame = Endgame(query, engines.gate, self.root_bounds, clauses[0].count)
         self.gauge = Gauge(len(clauses), 2 * self._undecided())
         self.deepener = Deepener(self, Tightener(query, engines))
         self._first = torch.tensor([c.first for c in clauses], device=device)
@@ -84,7 +95,9 @@ class NeuronSplit:
         self.rule = Climb()
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
         self.forward_bounds = True  # propagate intervals from split neurons onwards
-        self.candidates = 3
+        self.branching = Branching()
+        self.pointing = Pointing(self.branching.points)
+        self._shortcuts: Shortcuts | None = None
 
     def _undecided(self) -> int:
         known, gate = self.anchors.exact, Sweeper(self.engines.gate)
@@ -118,7 +131,14 @@ class NeuronSplit:
                 if self.query.clock.over():
                     self.stack.append(leaves.take(keep))
                     return self._outcome(End.TIME)
-                self._branch(leaves, layers, best, keep)
+                keep = self._clip(leaves, best, keep)
+                before, count = len(self.stuck), int(keep.numel())
+                keep, found = self.endgame.few(self, leaves, keep, offer)
+                self.closed += count - int(keep.numel())
+                if keep.numel() and not found:
+                    self._branch(leaves, layers, best, keep)
+                if found or self._settle(before, offer):
+                    return self._outcome(End.CANDIDATE)
             self.gauge.bounded(time.monotonic() - begin, leaves.anchor)
             self.closed += self.deepener.sharpen([self.stack, self.stuck], clock)
             report("branching", self.open, self.closed, self.worst)
@@ -141,6 +161,41 @@ class NeuronSplit:
         self.made += sum(len(p) for p in parts)
         return join_leaves(parts, self.per)
 
+    def _box_of(self, leaves: Leaves) -> Interval:
+        box = self._box[leaves.clause] if self.query.boxes > 1 else slice(0, 1)
+        return self.query.lower[box], self.query.upper[box]
+
+    def _clip(self, leaves: Leaves, best: Optimized, keep: Tensor) -> Tensor:
+        """Sharpen the open leaves `keep` by their literals and final rows; returns those that are not refuted."""
+        if not self.clipper.useful:
+            self.clipper.skip()
+            return keep
+        chosen = leaves.take(keep)
+        anchored = {v: (lo[chosen.anchor], hi[chosen.anchor]) for v, (lo, hi) in self.anchors.exact.items()}
+        exact, state, ids = self._exactly(chosen, keep, best)
+        cuts = self.clipper.cuts(meet(anchored, chosen.inner, torch.float64), exact.known)
+        inner, refuted = self.clipper.sharpen(exact.known, cuts, state.inputs, ids, self._box_of(chosen))
+        leaves.inner = placed(inner, keep, len(leaves))
+        if self.clipper.pays:
+            # One pass with the multipliers at hand: most children would close without their own literal.
+            refuted |= self._exact_margin(leaves, keep, best) > 0
+        self.closed += int(refuted.sum())
+        return keep[~refuted]
+
+    def _settle(self, before: int, offer: Offer) -> bool:
+        """Linear programs for what has just been put aside: closed, split again, or stuck; True on a witness."""
+        fresh, self.stuck = self.stuck[before:], self.stuck[:before]
+        count = sum(map(len, fresh))
+        left, again, found = self.endgame.stuck(self, fresh, offer)
+        self.stuck += left
+        self.stack += again
+        self.closed += 0 if found else count - sum(map(len, left)) - sum(map(len, again)) // 2
+        return found
+
+    def row_of(self, leaf: Leaves) -> int:
+        """The table row of a leaf whose clause has one."""
+        return int(self._first[leaf.clause][0])
+
     def problem(self, leaves: Leaves, layers: Layers) -> tuple[RowProblem, dict[int, tuple[Tensor, Tensor]], Tensor]:
         """The final rows of all domains; also where each split multiplier lives and the row numbers."""
         owners = RowMap.regular(len(leaves), self.per, layers.lower.device)
@@ -160,6 +215,7 @@ class NeuronSplit:
         """Layer bounds of all domains: those of their anchors, their literals, and what follows forward."""
         box, anchor = self._box[leaves.clause], leaves.anchor
         known = leaves.literals.clip({v: (lo[anchor], hi[anchor]) for v, (lo, hi) in self.anchors.search.items()})
+        known = meet(known, leaves.inner, self.engines.search.dtype)
         options = SweepOptions(rows=False, deadline=self.query.clock.over)
         return self.sweeper.sweep(self._lower[box], self._upper[box], options, known)
 
@@ -167,6 +223,7 @@ class NeuronSplit:
         """The same in the float64 engine."""
         box, anchor = self._box[leaves.clause], leaves.anchor
         known = leaves.literals.clip({v: (lo[anchor], hi[anchor]) for v, (lo, hi) in self.anchors.exact.items()})
+        known = meet(known, leaves.inner, torch.float64)
         gate = Sweeper(self.engines.gate)
         return gate.sweep(self.query.lower[box], self.query.upper[box], SweepOptions(rows=False), known)
 
@@ -182,7 +239,7 @@ class NeuronSplit:
     def _bound(self, leaves: Leaves) -> tuple[Layers, Optimized, RowMap, Tensor]:
         layers = self.sweep(leaves)
         problem, places, ids = self.problem(leaves, layers)
-        warm = self._warm(leaves, problem)
+        warm = inherited(leaves, problem, self.backward, self.per)
         # The search aims a little above the threshold so that the float64 gate rarely disagrees.
         goal = self.query.table.bounds[ids]
         goal = (goal + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + goal.abs())).to(problem.rows.dtype)
@@ -194,7 +251,7 @@ class NeuronSplit:
         if warm is None:
             best = optimize(problem, self.backward, step=self.first_step, finished=finished)
         else:
-            rates = leaves.rate.to(goal).repeat_interleave(self.per)
+            rates = restarted(leaves, self.query.graph).to(goal).repeat_interleave(self.per)
             best, rates = climb(problem, self.backward, self.rule, rates, multipliers=warm, finished=finished)
             leaves.rate = rates.reshape(-1, self.per).amax(1).double().clamp(*RATES)
         for node, (domain, slot) in places.items():
@@ -208,40 +265,27 @@ class NeuronSplit:
         margin = margin.clamp(max=0)
         if hopeful.numel() == 0:
             return margin
-        chosen = leaves.take(hopeful)
+        closed = self._exact_margin(leaves, hopeful, best)
+        return margin.index_copy(0, hopeful, closed)
+
+    def _exact_margin(self, leaves: Leaves, domains: Tensor, best: Optimized) -> Tensor:
+        """Certified margins of the leaves `domains` with the multipliers that were found."""
+        exact, state, ids = self._exactly(leaves.take(domains), domains, best)
+        margins = self.query.table.margins(ids, state.bound, self.engines.gate.output_size())
+        return torch.where(exact.infeasible, torch.inf, self._clause_margin(margins))
+
+    def _exactly(self, chosen: Leaves, domains: Tensor, best: Optimized) -> tuple[Layers, Optimized, Tensor]:
+        """Layers and final rows of some leaves in the float64 engine, with the multipliers that were found."""
         exact = self.exact_sweep(chosen)
         problem, _, ids = self.problem(chosen, exact)
-        rows = rows_of(hopeful, self.per)
+        rows = rows_of(domains, self.per)
         multipliers = {v: tuple(t[rows].double() for t in m) for v, m in best.multipliers.items()}
         betas = {v: s.beta for v, s in problem.splits.items()}
-        state = evaluate(problem, self.engines.gate, multipliers, betas)
-        margins = self.query.table.margins(ids, state.bound, self.engines.gate.output_size())
-        closed = torch.where(exact.infeasible, torch.inf, self._clause_margin(margins))
-        return margin.index_copy(0, hopeful, closed)
+        return exact, evaluate(problem, self.engines.gate, multipliers, betas), ids
 
     def _clause_margin(self, rows: Tensor) -> Tensor:
         """Any one row above its bound refutes the clause."""
         return rows.reshape(-1, self.per).amax(1)
-
-    def _warm(self, leaves: Leaves, problem: RowProblem) -> Multipliers | None:
-        """The parents' multipliers; fresh defaults for the neuron that was split last."""
-        if leaves.warm is None or leaves.parent is None:
-            return None
-        index = rows_of(leaves.parent, self.per)
-        warm = {v: tuple(t[index].to(problem.rows.dtype) for t in m) for v, m in leaves.warm.items()}
-        node, entry = leaves.literals.node[:, -1], leaves.literals.index[:, -1]
-        for position, values in warm.items():
-            op, sources = self.query.graph.nodes[position].op, self.query.graph.nodes[position].inputs
-            if not isinstance(op, Elementwise):
-                continue
-            row = (node == sources[0])[problem.owners.domain].nonzero().squeeze(1)
-            if row.numel() == 0:
-                continue
-            domain = problem.owners.domain[row]
-            low, high = (t.reshape(t.shape[0], -1)[domain, entry[domain]] for t in problem.known[sources[0]])
-            for old, new in zip(values, op.multipliers([low], [high]), strict=True):
-                old.reshape(old.shape[0], -1)[row, entry[domain]] = new.expand_as(low)
-        return warm
 
     def _attack(self, best: Optimized, leaves: Leaves, owners: RowMap, offer: Offer) -> bool:
         """The minimising corner of every row, tested against all rows of its clause."""
@@ -257,14 +301,29 @@ class NeuronSplit:
 
     def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> None:
         """Split the leaves `keep`; those without a neuron to split are put aside."""
-        choice = choose(self, leaves, layers, best, keep)
-        possible = choice.possible if choice is not None else torch.zeros_like(keep, dtype=torch.bool)
+        choices = choose(self, leaves, layers, best, keep, self._together(int(keep.numel())))
+        possible = choices[0].possible if choices else torch.zeros_like(keep, dtype=torch.bool)
         if not bool(possible.all()):
             self.stuck.append(leaves.take(keep[~possible]))
-        if choice is None or not bool(possible.any()):
+        if not bool(possible.any()):
             return
-        chosen = keep[possible]
-        self.stack.append(children(leaves.take(chosen), choice.take(possible), self._kept(best, chosen)))
+        chosen, made = keep[possible], [c.take(possible) for c in choices]
+        made = [c for c in made if bool(c.possible.all())]  # the first is
+        self.stack.append(children(leaves.take(chosen), made, self._kept(best, chosen)))
+
+    def _together(self, fresh: int) -> int:
+        """How many splits each of `fresh` leaves gets at once: more only where the children do not fill a batch."""
+        room = self.batch / max(1, 2 * (fresh + self.open))
+        return max(1, min(self.branching.together, MOST_AT_ONCE, 1 + int(math.log2(max(1.0, room)))))
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """Planes over the root's box, which hold in all domains."""
+        if self._shortcuts is None:
+            known = {v: outward((lo[:1], hi[:1]), self.backward.dtype) for v, (lo, hi) in self.root_bounds.items()}
+            root = self.sweeper.sweep(self._lower[:1], self._upper[:1], SweepOptions(rows=False), known)
+            self._shortcuts = Shortcuts(self.backward, root)
+        return self._shortcuts
 
     def _kept(self, best: Optimized, domains: Tensor) -> Multipliers:
         """Multipliers of some domains, for those that follow them on the stack."""
@@ -276,7 +335,7 @@ class NeuronSplit:
         layers = self.sweep(leaves)
         problem, _, ids = self.problem(leaves, layers)
         leaves.warm = warm
-        multipliers = self._warm(leaves, problem) or default_multipliers(problem, self.backward)
+        multipliers = inherited(leaves, problem, self.backward, self.per) or default_multipliers(problem, self.backward)
         state = evaluate(problem, self.backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
         margin = self._clause_margin(state.bound.double() - self.query.table.bounds[ids])
         return torch.where(layers.infeasible, torch.inf, margin)

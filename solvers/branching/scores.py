@@ -1,9 +1,4 @@
-"""Which neuron to split, and where: the dual-point score, re-scored by real bounds for the best few.
-
-At the relaxed forward point the certified looseness of the bound is the sum over neurons of
-g_j = a_j (f(z_j) - line(z_j)) >= 0 (bound_propagation note, section 4.3): a child's gain is estimated by the change of
-that term when the neuron's lines are recomputed on the child's interval.
-"""
+"""Which splits to make: every candidate has a quick score; the best few are tried by real bounds of both children."""
 
 from __future__ import annotations
 
@@ -11,14 +6,19 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from verinet.solvers.branching.leaves import Choice, Leaves, children, rows_of
+from verinet.solvers.branching.bbps import ShortcutGain, Shortcuts
+from verinet.solvers.branching.candidates import Gain, Place, Table, View, splittable, table
+from verinet.solvers.branching.gains import child_gain
+from verinet.solvers.branching.intercepts import babsr_gain, intercept_gain
+from verinet.solvers.branching.leaves import Choice, Leaves, children, meet, rows_of
+from verinet.solvers.branching.options import Branching, Score
+from verinet.solvers.branching.points import Pointing
+from verinet.solvers.branching.treesize import log_tree_size
 from verinet.solvers.query import Query
 
-from verinet.ops.base import select
-from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import Backward
+from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import Multipliers, Optimized, RowProblem, evaluate, gradients
-from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers
 
 
@@ -28,7 +28,11 @@ class Bounder(Protocol):
     query: Query
     per: int
     backward: Backward
-    candidates: int
+    branching: Branching
+    pointing: Pointing
+
+    @property
+    def shortcuts(self) -> Shortcuts: ...
 
     def problem(
         self, leaves: Leaves, layers: Layers
@@ -37,118 +41,72 @@ class Bounder(Protocol):
     def child_bounds(self, leaves: Leaves, warm: Multipliers) -> Tensor: ...
 
 
-def splittable(search: Bounder) -> list[int]:
-    """Nonlinear nodes whose single input can be split."""
-    nodes = search.query.graph.nodes
-    return [v for v in search.backward.order(search.query.graph.output) if isinstance(nodes[v].op, Elementwise)]
+def choose(
+    search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor, splits: int = 1
+) -> list[Choice]:
+    """The best `splits` splits of every domain in `keep` (kept,), the best first; none when nothing can be split.
 
-
-def choose(search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> Choice | None:
-    """The best split of every domain in `keep` (kept,); None when no neuron of any domain can be split."""
-    problem, _, _ = search.problem(leaves, layers)
-    state = _complete(search, problem, best)
-    scores, points, nodes, entries = [], [], [], []
-    for position in splittable(search):
-        score, point = _node_scores(search, position, layers, state, problem.owners)
-        source = search.query.graph.nodes[position].inputs[0]
-        count = score.shape[1]
-        scores.append(score[keep])
-        points.append(point[keep])
-        nodes.append(torch.full((count,), source, device=score.device))
-        entries.append(torch.arange(count, device=score.device))
-    if not scores:
-        return None
-    score, point = torch.cat(scores, 1), torch.cat(points, 1)
-    node, entry = torch.cat(nodes), torch.cat(entries)
-    width = min(search.candidates, score.shape[1])
-    top = score.topk(width, 1)
-    possible = top.values[:, 0] > 0
-    if not bool(possible.any()):
-        return None
-    pick = (
-        top.indices[:, 0]
-        if width == 1
-        else _rescore(search, leaves.take(keep), best, keep, (top.indices, point, node, entry))
-    )
+    Where a domain has fewer, further choices are not `possible`.
+    """
+    view = _view(search, leaves, layers, best, keep)
+    graph, options = search.query.graph, search.branching
+    positions = splittable(graph, search.backward.order(graph.output), options.inputs)
+    found = table(view, positions, _gain(search, layers, keep), search.pointing)
+    if found is None or not bool((found.score > 0).any()):
+        return []
+    top = found.best(max(options.candidates, splits), options.per_kind)
+    if options.candidates > 1 and top.shape[1] > 1:
+        value = _rescore(search, leaves.take(keep), best, keep, (found, top))
+        top = top.gather(1, value.argsort(stable=True, dim=1, descending=True))
     here = torch.arange(keep.numel(), device=keep.device)
-    return Choice(node[pick], entry[pick], point[here, pick], possible)
+    result = []
+    for place in range(min(splits, top.shape[1])):
+        pick = top[:, place]
+        possible = found.score[here, pick] > 0
+        result.append(Choice(found.node[pick], found.entry[pick], found.point[here, pick], possible))
+    return result
 
 
-def _complete(search: Bounder, problem: RowProblem, best: Optimized) -> Optimized:
-    """The best iterate with its lines and its relaxed forward point."""
+def _view(search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> View:
+    """The best iterate with its lines and its relaxed forward point, by the row of each clause closest to closing."""
+    problem, _, _ = search.problem(leaves, layers)
     state = evaluate(problem, search.backward, best.multipliers, best.betas)
     gradients(problem, search.backward, state)
-    return state
+    lead = state.bound.reshape(-1, search.per)[keep].argmax(1) + keep * search.per
+    # Leaves may have been sharpened after their bounds: splits outside of what is left would be no use.
+    known = meet(layers.known, leaves.inner, search.backward.dtype)
+    return View(search.query.graph, state, keep, lead, state.bound.shape[0], known)
 
 
-def _node_scores(
-    search: Bounder, position: int, layers: Layers, state: Optimized, owners: RowMap
-) -> tuple[Tensor, Tensor]:
-    """Scores and split points (domains, entries) of one nonlinear node; score 0 where a split is no use."""
-    node = search.query.graph.nodes[position]
-    op = node.op
-    if not isinstance(op, Elementwise) or state.relaxation is None:
-        raise TypeError(node.name)
-    source = node.inputs[0]
-    low, high = layers.known[source]
-    domains = low.shape[0]
-    rows = state.trace.rows.get(position)
-    if rows is None:
-        zero = low.reshape(domains, -1) * 0.0
-        return zero, zero
-    # The row of each clause that is closest to closing decides.
-    lead = state.bound.reshape(domains, search.per).argmax(1) + torch.arange(domains, device=low.device) * search.per
-    a, z = rows[lead], state.values[source][lead]
-    lines = tuple(t[lead] if t.shape[0] == rows.shape[0] else t for t in state.relaxation.lines[position])
-    old = a * op.push(a, lines, z)
-    open_entries = op.undecided([low], [high])[0]
-    best_score, best_point = torch.zeros_like(low), (low + high) * 0.5
-    candidates = op.branch_points(low, high)
-    for k in range(candidates.shape[-1]):
-        point = candidates[..., k]
-        gains = _gains(op, (a, z, old), (low, high), point)
-        score = torch.minimum(*gains).clamp(min=0) + 1e-2 * torch.maximum(*gains).clamp(min=0)
-        inside = open_entries & (point > low) & (point < high)
-        score = torch.where(inside, score + 1e-12 * (high - low), torch.zeros_like(score))
-        better = score > best_score
-        best_score, best_point = torch.where(better, score, best_score), torch.where(better, point, best_point)
-    return best_score.reshape(domains, -1), best_point.reshape(domains, -1)
+def _gain(search: Bounder, layers: Layers, keep: Tensor) -> Gain:
+    score = search.branching.score
+    if score is Score.BBPS:
+        return ShortcutGain(search.shortcuts, layers.lower[keep], layers.upper[keep])
+    if score is Score.BABSR:
+        return babsr_gain
+    return intercept_gain if score is Score.INTERCEPT else dual_gain
 
 
-def _gains(
-    op: Elementwise, at: tuple[Tensor, Tensor, Tensor], interval: tuple[Tensor, Tensor], point: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Estimated gain of either child at the relaxed forward point."""
-    a, z, old = at
-    result = []
-    for low, high in ((point, interval[1]), (interval[0], point)):
-        lines = op.lines([low], [torch.maximum(low, high)])
-        inside = torch.minimum(torch.maximum(z, low), high)
-        slope, offset = select(a, lines[0], lines[2]), select(a, lines[1], lines[3])
-        result.append(a * (slope * inside + offset) - old)
-    return result[0], result[1]
+def dual_gain(view: View, place: Place, ends: Interval, upper: bool) -> Tensor:
+    """The change of the operator's certified looseness at the relaxed forward point."""
+    return child_gain(place.reader, place.slot, ends, upper)
 
 
-def _rescore(
-    search: Bounder,
-    leaves: Leaves,
-    best: Optimized,
-    keep: Tensor,
-    options: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> Tensor:
-    """Evaluate both children of the best few candidates by one pass each; returns the winner's column per domain."""
-    top, point, node, entry = options
+def _rescore(search: Bounder, leaves: Leaves, best: Optimized, keep: Tensor, options: tuple[Table, Tensor]) -> Tensor:
+    """What both children of the candidates named (kept, width) gain by one pass each, (kept, width)."""
+    found, top = options
     here = torch.arange(keep.numel(), device=keep.device)
     rows = rows_of(keep, search.per)
     warm = {v: tuple(t[rows] for t in m) for v, m in best.multipliers.items()}
     values: list[Tensor] = []
     for k in range(top.shape[1]):
         column = top[:, k]
-        both = children(leaves, Choice(node[column], entry[column], point[here, column], column >= 0), warm)
-        margin = search.child_bounds(both, warm).reshape(2, -1)
+        choice = Choice(found.node[column], found.entry[column], found.point[here, column], column >= 0)
+        margin = search.child_bounds(children(leaves, [choice], warm), warm).reshape(2, -1)
         gain = torch.minimum(margin - leaves.margin, _cap(leaves.margin))
-        values.append(torch.minimum(gain[0], gain[1]) + 0.1 * torch.maximum(gain[0], gain[1]))
-    return top.gather(1, torch.stack(values, 1).argmax(1, keepdim=True)).squeeze(1)
+        value = -log_tree_size(gain[0], gain[1], _cap(leaves.margin))
+        values.append(torch.where(found.score[here, column] > 0, value, -torch.inf))
+    return torch.stack(values, 1)
 
 
 def _cap(margin: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from verinet.propagation.backward import SplitRows
 from verinet.propagation.interval import Interval
 from verinet.propagation.rows import RowMap
 
+MOST_AT_ONCE = 3  # splits of one domain in one step
+
 _FIELDS = ("node", "index", "sign", "point", "beta")
 
 
@@ -56,6 +58,23 @@ class Literals:
             pad(self.point, (0, extra)),
             pad(self.beta, (0, extra)),
         )
+
+    def newest(self) -> list[tuple[Tensor, Tensor]]:
+        """Node and entry (domains,) of the last literal of every domain; of earlier ones while they have no beta.
+
+        Several splits made at once start without betas. Node -1 where there is none.
+        """
+        found: list[tuple[Tensor, Tensor]] = []
+        fresh = torch.ones(self.node.shape[0], dtype=torch.bool, device=self.node.device)
+        here = torch.arange(self.node.shape[0], device=self.node.device)
+        last = (self.node >= 0).sum(1) - 1  # padding comes after the literals
+        for back in range(min(MOST_AT_ONCE, self.depth)):
+            slot = (last - back).clamp(min=0)
+            fresh = fresh & (last >= back) & ((self.beta[here, slot] == 0) | (back == 0))
+            if not bool(fresh.any()):
+                break
+            found.append((torch.where(fresh, self.node[here, slot], -1), self.index[here, slot]))
+        return found
 
     @staticmethod
     def join(parts: list[Literals]) -> Literals:

@@ -76,9 +76,14 @@ def _best_row(jacobians: Tensor, p: float, q: float) -> Tensor:
 def _singular(jacobians: Tensor, start: Tensor) -> Tensor:
     """Leading right singular vectors: exact for small matrices, by iteration for large ones."""
     if min(jacobians.shape[1:]) <= 64:
+        # Directions do not depend on the scale, and squares of steep slopes would overflow.
+        jacobians = jacobians / jacobians.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)
         wide = jacobians.shape[1] <= jacobians.shape[2]
         gram = jacobians @ jacobians.mT if wide else jacobians.mT @ jacobians
-        top = torch.linalg.eigh(gram)[1][:, :, -1]
+        try:
+            top = torch.linalg.eigh(gram)[1][:, :, -1]
+        except RuntimeError:  # it does not converge for every matrix; any direction will do
+            return unit(start)
         way = (top[:, None, :] @ jacobians)[:, 0] if wide else top
     else:
         way = start

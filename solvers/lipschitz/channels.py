@@ -52,21 +52,24 @@ class Channels:
         """One scalar block for every entry of `rows` (flat); the columns of their w."""
         return self.groups(rows, 1, name).reshape(-1)
 
-    def groups(self, rows: Increment, size: int, name: str) -> Ints:
-        """One block for every `size` consecutive entries of `rows` (flat); columns of w, (blocks, size)."""
-        count = int(rows.value.shape[1]) // size
-        owner = np.repeat(np.arange(count, dtype=np.int64), size) + self.blocks
-        found = np.arange(count * size, dtype=np.int64) + self.columns
+    def groups(self, rows: Increment, size: int, name: str, width: int | None = None) -> Ints:
+        """One block for every `size` consecutive entries of `rows` (flat), with `width` (default `size`) entries of w.
+
+        Returns the columns of w, (blocks, width).
+        """
+        count, width = int(rows.value.shape[1]) // size, size if width is None else width
+        numbers = np.arange(count, dtype=np.int64) + self.blocks
+        found = np.arange(count * width, dtype=np.int64) + self.columns
         if count:
             self._rows.append(Rows(rows.value, rows.error))
-            self._v_block.append(owner)
-            self._w_block.append(owner)
+            self._v_block.append(np.repeat(numbers, size))
+            self._w_block.append(np.repeat(numbers, width))
             self._layer += [rows.depth] * count
             names = self._names.setdefault(rows.depth, [])
             if name not in names:
                 names.append(name)
-            self.columns += count * size
-        return found.reshape(count, size)
+            self.columns += count * width
+        return found.reshape(count, width)
 
     def absolutes(self, numbers: Increment, trace: Trace, name: str) -> Absolutes:
         """|t| for every entry t of `numbers` (flat), whose trace is `trace`: new blocks only for new numbers."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from verinet.solvers.lipschitz.attention import gate, matmul, softmax
 from verinet.solvers.lipschitz.channels import Channels
 from verinet.solvers.lipschitz.form import Floats, Form, Ints, Matrix
 from verinet.solvers.lipschitz.increments import Increment, apply_linear, identity
@@ -24,7 +25,10 @@ from verinet.errors import ModelError, UnsupportedOperatorError, UsageError
 from verinet.ir.graph import Graph
 from verinet.numerics.rounding import gamma
 from verinet.ops.base import LinearOp
+from verinet.ops.bilinear.gate import Gate
+from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
+from verinet.ops.normalisation.softmax import Softmax
 from verinet.ops.pooling.maximum import MaxLast
 from verinet.ops.scalar import Elementwise
 from verinet.ops.sorting.remainder import Remainder
@@ -86,7 +90,15 @@ def needed(graph: Graph, start: int, end: int) -> list[int]:
 
 
 Handler = Callable[..., Increment]
-_HANDLERS: Mapping[type, Handler] = {Elementwise: elementwise, MaxLast: maximum, SortLast: sort_last, Product: product}
+_HANDLERS: Mapping[type, Handler] = {
+    Elementwise: elementwise,
+    MaxLast: maximum,
+    SortLast: sort_last,
+    Product: product,
+    MatMulTwo: matmul,
+    Softmax: softmax,
+    Gate: gate,
+}
 
 
 def _step(walk: Walk, position: int, parts: Sequence[Increment]) -> Increment:
@@ -94,11 +106,7 @@ def _step(walk: Walk, position: int, parts: Sequence[Increment]) -> Increment:
     if isinstance(node.op, LinearOp):
         return apply_linear(node.op, parts, walk.graph.input_shapes(position), node.shape)
     if isinstance(node.op, Remainder):
-        raise ModelError(
-            "the network jumps: two branches do not meet where it switches between them, by rounding of its weights",
-            where=f"node '{node.name}'",
-            hint="a jump has no Lipschitz constant; export the activation in a form that is continuous, as v |v^T x|",
-        )
+        raise refused_jump(walk.graph)
     handler = _HANDLERS.get(type(node.op))
     if handler is None:
         raise UnsupportedOperatorError(
@@ -106,9 +114,37 @@ def _step(walk: Walk, position: int, parts: Sequence[Increment]) -> Increment:
             node.name,
             "the network",
             [walk.graph.nodes[i].op.kind for i in node.inputs],
-            "Lipschitz bounds know scalar functions, maxima, sorting and products; replace this operator",
+            "Lipschitz bounds know scalar functions, maxima, sorting, products and softmax; replace this operator",
         )
     return handler(walk, position, *parts)
+
+
+def jumps_of(graph: Graph) -> list[int]:
+    """Positions of the nodes that jump, among those that the output depends on."""
+    return sorted(p for p in graph.ancestors(graph.output) if isinstance(graph.nodes[p].op, Remainder))
+
+
+def refused_jump(graph: Graph) -> ModelError:
+    """The error for a network that jumps, where nothing bounds the size of the jumps."""
+    positions = jumps_of(graph)
+    rates = [float((op.coefficients.abs() + op.radii).max()) for op in (remainder(graph, p) for p in positions)]
+    names = ", ".join(f"'{graph.nodes[p].name}'" for p in positions[:3]) + (", ..." if len(positions) > 3 else "")
+    return ModelError(
+        "the network jumps, by rounding of its weights: two branches do not meet where it switches between them; they "
+        f"differ there by up to {max(rates, default=0.0):.2g} times the values that come in, so no Lipschitz constant "
+        "is finite",
+        where=f"node {names}",
+        hint="give a region: a slope and the height of the jumps are proved there; or export the activation in a form "
+        "that is continuous, as v |v^T x|",
+    )
+
+
+def remainder(graph: Graph, position: int) -> Remainder:
+    """The operator of a node that jumps."""
+    op = graph.nodes[position].op
+    if not isinstance(op, Remainder):
+        raise TypeError(graph.nodes[position].name)
+    return op
 
 
 def select_outputs(form: Form, outputs: Outputs) -> Form:

@@ -164,9 +164,13 @@ def implicit_form(model: ImplicitModel) -> Form:
 
     Raises `ModelError` where the inverse cannot be enclosed, or the model cannot be shown to be well posed.
     """
+    return certified_form(model)[0]
+
+
+def certified_form(model: ImplicitModel) -> tuple[Form, WellPosed]:
+    """The form of an implicit model and the certificate that it is well posed; errors as for `implicit_form`."""
     form = _form(model)
-    well_posed(model, form)
-    return form
+    return form, well_posed(model, form)
 
 
 def _form(model: ImplicitModel) -> Form:

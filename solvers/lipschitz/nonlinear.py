@@ -91,13 +91,17 @@ def product(walk: Walk, position: int, x: Increment, y: Increment) -> Increment:
         pair = ranges[other]
         if pair is None:
             raise TypeError(node.name)
-        rows = picked((x, y)[own].flat(), index[own])
         low, high = (end.reshape(-1)[index[other]] for end in pair)
         if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
             raise walk.unsupported(position, "of two variables", "its inputs have no finite bounds on this region")
-        middle = 0.5 * low + 0.5 * high
-        radius = torch.maximum(high - middle, middle - low) * (1 + 2.0**-51)
-        active = ((low != high) & (radius > 0)).nonzero().reshape(-1)
-        line = scaled(rows, middle)
-        both.append(_with_scalars(walk, line, picked(rows, active), active, radius[active], node.name))
+        both.append(weighted(walk, picked((x, y)[own].flat(), index[own]), (low, high), node.name))
     return added(both[0], both[1]).shaped(node.shape)
+
+
+def weighted(walk: Walk, rows: Increment, factors: Pair, name: str) -> Increment:
+    """rows (flat) times unknown numbers within bounds: the middles are linear, and a scalar block each is the rest."""
+    low, high = factors
+    middle = 0.5 * low + 0.5 * high
+    radius = torch.maximum(high - middle, middle - low) * (1 + 2.0**-51)
+    active = ((low != high) & (radius > 0)).nonzero().reshape(-1)
+    return _with_scalars(walk, scaled(rows, middle), picked(rows, active), active, radius[active], name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from verinet.solvers.lipschitz.attention import bounds_of, gate_factors, matrix_sizes, probabilities, steepness
 from verinet.solvers.lipschitz.chain import Cuts, Section, activation, elementwise_slopes
 from verinet.solvers.lipschitz.channels import Channels
 from verinet.solvers.lipschitz.convolutions import symbol_bound
@@ -21,7 +22,7 @@ from verinet.solvers.lipschitz.form import Floats, Matrix
 from verinet.solvers.lipschitz.increments import identity
 from verinet.solvers.lipschitz.nonlinear import Walk
 from verinet.solvers.lipschitz.norms import matrix_norm, operator_norms
-from verinet.solvers.lipschitz.ranges import Ranges, node_ranges
+from verinet.solvers.lipschitz.ranges import Pair, Ranges, node_ranges
 from verinet.solvers.lipschitz.secants import Secants, secant_norm
 from verinet.solvers.lipschitz.sparse import linear_piece
 from verinet.solvers.lipschitz.tracing import Tracer
@@ -30,8 +31,11 @@ from verinet.errors import UnsupportedOperatorError, UsageError
 from verinet.ir.graph import Graph, total
 from verinet.numerics.rounding import gamma
 from verinet.ops.base import LinearOp
+from verinet.ops.bilinear.gate import Gate
+from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
 from verinet.ops.linear.conv import Convolution, TransposedConvolution
+from verinet.ops.normalisation.softmax import Softmax
 from verinet.ops.pooling.maximum import MaxLast
 from verinet.ops.scalar import Elementwise
 from verinet.ops.shape.concat import Concat
@@ -147,6 +151,8 @@ class _Products:
                 return elementwise_slopes(self.graph, section.end, self.ranges).largest()
             if isinstance(node.op, MaxLast | SortLast):
                 return 1.0
+            if isinstance(node.op, Softmax):
+                return self._softmax(section.end, node.op)
         layer = activation(self.graph, self.cuts, section, self.ranges)
         if layer is None:
             return self._small(section)
@@ -172,25 +178,41 @@ class _Products:
         if len(node.inputs) == 1:
             return math.inf  # its input would be a cut
         parts = [self.between(section.start, source) for source in node.inputs]
-        if isinstance(node.op, Product):
+        if isinstance(node.op, Product | MatMulTwo | Gate):
             return self._product(section.end, parts)
         return self._joined(section.end, parts)
+
+    def _softmax(self, position: int, op: Softmax) -> float:
+        """The norm of diag(p) - p p^T, at most 1/2; of I - 1 p^T for the logarithm."""
+        node = self.graph.nodes[position]
+        width = node.shape[-1]
+        if op.log:
+            return 2.0 if self.norm == "inf" else (1 + math.sqrt(width)) * _UP
+        pair = None if self.ranges is None else self.ranges.of(node.inputs[0])
+        return float(steepness(*probabilities(pair, width, total(node.shape) // width)).max())
 
     def _product(self, position: int, parts: list[float]) -> float:
         """|d(xy)| <= max|y| |dx| + max|x| |dy|; entries that are repeated count by their own norm."""
         node = self.graph.nodes[position]
-        pairs = [None if self.ranges is None else self.ranges.of(i) for i in node.inputs]
-        if pairs[0] is None or pairs[1] is None:
-            raise UnsupportedOperatorError(
-                f"{node.op.kind} of two variables",
-                node.name,
-                "the network",
-                hint="its slope grows with its inputs: give a region to bound them",
-            )
-        sizes = [max(float(end.abs().max()) for end in pair) for pair in pairs if pair is not None]
-        copies = [total(node.shape) // total(shape) for shape in self.graph.input_shapes(position)]
+        walk = Walk(self.graph, Channels(0), Tracer(self.graph), self.ranges)
+        first, second = (bounds_of(walk, position, source) for source in node.inputs)
+        shapes = self.graph.input_shapes(position)
+        copies = [total(node.shape) // total(shape) for shape in shapes]
+        if isinstance(node.op, MatMulTwo):
+            sizes = matrix_sizes(node.op, (first, second), self.norm)
+            batch = total(node.shape[:-2])
+            copies = [batch // total(shape[:-2]) for shape in shapes]
+        elif isinstance(node.op, Gate):
+            values, slopes = (_largest(p) for p in gate_factors(node.op, first, shapes[0], node.name))
+            sizes = values, slopes * _largest(second) * _UP
+        else:
+            sizes = _largest(first), _largest(second)
         grow = [1.0 if self.norm == "inf" else math.sqrt(count) * _UP for count in copies]
         return (sizes[1] * parts[0] * grow[0] + sizes[0] * parts[1] * grow[1]) * _UP
+
+
+def _largest(pair: Pair) -> float:
+    return max(float(end.abs().max()) for end in pair)
 
 
 def _sparse_row_sums(piece: Any) -> float:

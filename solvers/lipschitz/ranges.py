@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,15 +61,29 @@ def node_ranges(graph: Graph, lower: Floats, upper: Floats) -> Ranges:
     """
     low, high = check_box(graph, lower, upper)
     graph = graph.to(torch.float64)
-    backward = build_backward(graph, low, high)
-    sweeper = Sweeper(backward)
-    layers = sweeper.sweep(low.unsqueeze(0), high.unsqueeze(0), SweepOptions())
-    known = {position: (pair[0][0], pair[1][0]) for position, pair in layers.known.items()}
-    gaps: dict[int, Pair] = {}
-    for node in graph.nodes:
-        if isinstance(node.op, MaxLast) and node.inputs[0] not in gaps:
-            gaps[node.inputs[0]] = _gaps(backward, layers, node.inputs[0])
-    return Ranges(known, gaps)
+    return swept(build_backward(graph, low, high), (low, high))
+
+
+def swept(backward: Backward, box: Pair, known: Ranges | None = None, late: Callable[[], bool] | None = None) -> Ranges:
+    """Ranges over what `backward` concretizes to, at least as tight as `known`; fewer rows once `late` says so."""
+    low, high = box
+    before = {} if known is None else {p: (a.unsqueeze(0), b.unsqueeze(0)) for p, (a, b) in known.known.items()}
+    options = SweepOptions(deadline=late)
+    layers = Sweeper(backward).sweep(low.unsqueeze(0), high.unsqueeze(0), options, before)
+    found = {position: (pair[0][0], pair[1][0]) for position, pair in layers.known.items()}
+    gaps: dict[int, Pair] = {} if known is None else dict(known.gaps)
+    for node in backward.graph.nodes:
+        if isinstance(node.op, MaxLast) and not (late is not None and late()):
+            source = node.inputs[0]
+            gaps[source] = meet(_gaps(backward, layers, source), gaps.get(source))
+    return Ranges(found, gaps)
+
+
+def meet(first: Pair, second: Pair | None) -> Pair:
+    """Both bounds hold; a NaN gives way."""
+    if second is None:
+        return first
+    return torch.fmax(first[0], second[0]), torch.fmin(first[1], second[1])
 
 
 def _gaps(backward: Backward, layers: Layers, position: int) -> Pair:

@@ -6,24 +6,29 @@ over the interval, or over the whole line, are a sector. Jumps and infinite slop
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor
+from verinet.solvers.lipschitz.tails import START, tail_slopes
 
 from verinet.errors import ModelError
 from verinet.numerics.rounding import tiny
 from verinet.ops.expression.composed import ComposedFunction
-from verinet.ops.expression.intervals import F64
-from verinet.ops.expression.jets import Cells, last_jet
+from verinet.ops.expression.intervals import F64, Interval
+from verinet.ops.expression.jets import Cells, last_jet, mean_value_form
+from verinet.ops.expression.tape import Tape
 from verinet.ops.scalar import DomainError, Elementwise
 from verinet.ops.scalar_function import ScalarFunction
 from verinet.ops.scalar_slopes import slope_bounds
 
 _REACH = 64.0
 """Where the tails of a composed function begin: one of the ranges for which it finds its pieces."""
+_CELLS = 32
+"""Cells per doubling of the argument beyond it."""
 _SPREAD = 64.0
 """Slopes of a function recognised from parts with rounded constants: this times its `deviation`.
 
@@ -121,8 +126,9 @@ def _domain(
 def _slopes(function: ScalarFunction, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of f'; where infinite ends have no computable slope the global range of the record is used."""
     if isinstance(function, ComposedFunction) and bool((low.isinf() | high.isinf()).any()):
-        return _everywhere(function, low.shape)
-    least, most = slope_bounds(function, low, high)
+        least, most = _everywhere(function, low.shape)
+    else:
+        least, most = slope_bounds(function, low, high)
     least = torch.where(least.isnan(), torch.full_like(least, function.slope_range[0]), least)
     most = torch.where(most.isnan(), torch.full_like(most, function.slope_range[1]), most)
     if function.deviation:
@@ -135,26 +141,54 @@ def _slopes(function: ScalarFunction, low: Tensor, high: Tensor) -> tuple[Tensor
 
 
 def _everywhere(function: ComposedFunction, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Bounds of f' on the whole line for a function given by a tape: pieces near 0, interval arithmetic for the rest.
+    """Bounds of f' on the whole line for a function given by a tape: pieces near 0, cells, then the tails.
 
-    Infinite where the tails are not settled, as with products of something that grows and something that vanishes.
+    Infinite where the tails are not settled.
     """
     tape, channels = function.tape, function.channels
     everything = torch.full(shape, torch.inf, dtype=torch.float64)
     if tape is None or channels is None:
         return -everything, everything
-    ends = np.full(channels.count, _REACH)
     least, most = slope_bounds(function, -everything.clamp(max=_REACH), everything.clamp(max=_REACH))
-    beyond = np.full(channels.count, np.inf)
-    for low, high in ((ends, beyond), (-beyond, -ends)):
-        jet = last_jet(tape, Cells(low, high, channels.rows), F64)
-        if jet.unsure is not None and bool(jet.unsure.any()):
-            raise DomainError(function.name)
-        first = (np.zeros(1), np.zeros(1)) if jet.first is None else jet.first
-        tails = (torch.from_numpy(np.broadcast_to(f, ends.shape).copy())[channels.base].expand(shape) for f in first)
-        below, above = tails
-        least, most = torch.minimum(least, below), torch.maximum(most, above)
-    return least, most
+    rows = [tuple(float(row[c]) for row in channels.rows) for c in range(channels.count)]
+    far = np.array([_far_slopes(function, tape, row) for row in rows])
+    below, above = (torch.from_numpy(far[:, end].copy())[channels.base].expand(shape) for end in (0, 1))
+    return torch.minimum(least, below), torch.maximum(most, above)
+
+
+def _far_slopes(function: ComposedFunction, tape: Tape, parameters: tuple[float, ...]) -> tuple[float, float]:
+    """Bounds of f' for |x| >= _REACH: interval arithmetic on growing cells, then powers of x (see `tails`)."""
+    steps = int(np.ceil(np.log2(START / _REACH))) * _CELLS
+    edges = _REACH * 2.0 ** (np.arange(steps + 1) / _CELLS)
+    edges[-1] = START
+    lows, highs = [], []
+    for low, high in ((edges[:-1], edges[1:]), (-edges[1:], -edges[:-1])):
+        found = _cell_slopes(function, tape, Cells(low, high, tuple(np.full(low.shape, p) for p in parameters)))
+        lows.append(float(np.min(found[0])))
+        highs.append(float(np.max(found[1])))
+    for side in (-1, 1):
+        tail = tail_slopes(tape, parameters, side)
+        lows.append(tail[0])
+        highs.append(tail[1])
+    if any(math.isnan(end) for end in (*lows, *highs)):
+        return -math.inf, math.inf
+    return min(lows), max(highs)
+
+
+def _cell_slopes(function: ComposedFunction, tape: Tape, cells: Cells) -> Interval:
+    """Enclosures of f' over cells; by the mean value form, too, where f has no kink inside."""
+    jet = last_jet(tape, cells, F64)
+    if jet.unsure is not None and bool(jet.unsure.any()):
+        raise DomainError(function.name)
+    nothing = np.zeros_like(cells.low), np.zeros_like(cells.low)
+    first, second = (nothing if d is None else d for d in (jet.first, jet.second))
+    middle = 0.5 * cells.low + 0.5 * cells.high
+    here = last_jet(tape, Cells(middle, middle, cells.parameters), F64).first or nothing
+    half = np.maximum(cells.high - middle, middle - cells.low)
+    cut = mean_value_form(half, first, here, second, F64)
+    broken = np.zeros(cells.low.shape, dtype=bool) if jet.broken is None else jet.broken
+    low, high = (np.where(broken, plain, better) for plain, better in zip(first, cut, strict=True))
+    return np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
 
 
 def _no_sector(function: ScalarFunction, name: str, everywhere: bool) -> ModelError:

@@ -58,7 +58,7 @@ def _sorted_groups(walk: Walk, x: Increment, size: tuple[int, int], open_groups:
     basis, exact = complement(width)
     at = (open_groups[:, None] * width + torch.arange(width)).reshape(-1)
     inside = picked(x, at).shaped((open_groups.numel(), width))
-    rows = combined(inside, basis.q, 0.0 if exact else _ROUNDED, 1.0 if exact else _NORM)
+    rows = combined(inside, basis.q, *inexact(exact))
     columns = walk.channels.groups(rows.flat(), width - 1, name)
     mean = torch.full((width, width), 1.0 / width, dtype=torch.float64)
     power = width & (width - 1) == 0
@@ -77,6 +77,11 @@ def _sorted_groups(walk: Walk, x: Increment, size: tuple[int, int], open_groups:
 _ROUNDED = 8 * 2.0**-53
 """Relative rounding of 1/k and of the entries of the basis: a square root, a product and a division."""
 _NORM = 1 + 1e-12
+
+
+def inexact(exact: bool) -> tuple[float, float]:
+    """(rounding of the entries, norm) of the basis q for `combined`."""
+    return (0.0, 1.0) if exact else (_ROUNDED, _NORM)
 
 
 @dataclass(frozen=True, slots=True)

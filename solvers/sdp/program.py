@@ -147,7 +147,8 @@ def _bordered(problem: ConeProblem, start: Point, data: tuple[Floats, Floats, in
     size = len(position)
     base = np.zeros((size, size))
     base[:outputs, outputs:] = -my
-    base = (base + base.T) / np.sqrt(np.outer(scale[position], scale[position]))
+    root = np.sqrt(scale[position])  # one by one: their products may underflow
+    base = (base + base.T) / root[:, None] / root[None, :]
     terms = (
         Term(mu_part, scale[mu_part], 1.0 if math.isinf(s) else s),
         Term(tau_part, scale[tau_part], 1.0 if math.isinf(t) else t),

@@ -121,21 +121,41 @@ def _layered_multipliers(problem: ConeProblem) -> Floats:
         now = np.flatnonzero(depth_w[keep[keep < cut]] == level)
         rest = np.setdiff1d(np.arange(len(keep)), now)
         mine = np.flatnonzero(problem.depth[problem.v_block] == level)
-        weight, cost = _eliminate(cost, now, rest, rows[mine][:, keep[rest]])
-        multipliers[problem.depth == level] = weight
+        members = np.flatnonzero(problem.depth == level)
+        owners = [np.searchsorted(members, part) for part in (problem.w_block[keep[now]], problem.v_block[mine])]
+        weight, cost = _eliminate(cost, (now, rest), rows[mine][:, keep[rest]], (owners[0], owners[1], len(members)))
+        multipliers[members] = weight
         keep = keep[rest]
     return multipliers
 
 
-def _eliminate(cost: Tensor, now: Ints, rest: Ints, rows: Tensor) -> tuple[float, Tensor]:
-    """One multiplier for a whole depth, and the cost over the rest with this depth maximised out."""
+def _eliminate(
+    cost: Tensor, split: tuple[Ints, Ints], rows: Tensor, owners: tuple[Ints, Ints, int]
+) -> tuple[Floats, Tensor]:
+    """Multipliers of one depth, and the cost over the rest with this depth maximised out.
+
+    Feasible is what is above the cost of w; more is better where w matters less than its coupling to what is before:
+    |cross| / |rows| balances what is lost to either side. `owners`: blocks of the entries of w, of the rows, and how
+    many there are.
+    """
     import torch  # noqa: PLC0415 - start-up time
 
+    now, rest = split
     own, cross = cost[now][:, now], cost[now][:, rest]
-    least = float(torch.linalg.eigvalsh(own)[-1]) if len(own) else 0.0
-    weight = FACTOR * max(least, float(cost.abs().max()) * 1e-12, 1e-300)
-    inner = cross.T @ torch.linalg.solve(weight * torch.eye(len(now), dtype=torch.float64) - own, cross)
-    return weight, cost[rest][:, rest] + inner + weight * (rows.T @ rows)
+    floor = max(float(cost.abs().max()) * 1e-12, 1e-300) if cost.numel() else 1e-300
+    sizes = np.zeros(owners[2])
+    np.maximum.at(sizes, owners[0], np.maximum(own.diagonal().numpy(), 0.0))
+    sizes = np.maximum(sizes, floor)
+    root = torch.from_numpy(np.sqrt(sizes[owners[0]]))
+    least = float(torch.linalg.eigvalsh(own / root[:, None] / root)[-1]) if len(own) else 0.0
+    coupled = np.sqrt(np.bincount(owners[0], (cross**2).sum(1).numpy(), owners[2]))
+    driven = np.sqrt(np.bincount(owners[1], (rows**2).sum(1).numpy(), owners[2]))
+    balanced = coupled / np.where(driven > 0, driven, np.inf)
+    weight = np.maximum(FACTOR * max(least, 1e-3) * sizes, balanced)
+    diagonal = torch.from_numpy(weight[owners[0]])
+    inner = cross.T @ torch.linalg.solve(torch.diag(diagonal) - own, cross)
+    spread = rows.T @ (torch.from_numpy(weight[owners[1]])[:, None] * rows)
+    return weight, cost[rest][:, rest] + inner + spread
 
 
 def _implicit_multipliers(problem: ConeProblem) -> Floats:

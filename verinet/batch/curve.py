@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from verinet.results import Progress
 
 POINTS = 100  # kept at most
 _FIRST_STEP = 0.05  # seconds between points at first
 
 Point = tuple[float, float | None, int, int]  # seconds, gap, open, closed
+
+
+def last_gap(points: Sequence[Point]) -> float | None:
+    """The last gap that was told; not every snapshot has one."""
+    return next((gap for _, gap, _, _ in reversed(points) if gap is not None), None)
 
 
 class Curve:

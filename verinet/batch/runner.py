@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from verinet.batch.executor import Executor, ExecutorFactory, WorkerPlan, local
 from verinet.batch.index import build_index
@@ -15,6 +15,9 @@ from verinet.batch.instances import Instance, Shard, fingerprint, read_instances
 from verinet.batch.scheduler import Scheduler, check_lists
 from verinet.batch.settings import GIGABYTE, Machine, Settings
 from verinet.batch.store import Paths, Record, Store
+
+if TYPE_CHECKING:
+    from verinet.cluster import RayOptions
 
 SOLVED = ("sat", "unsat")
 
@@ -98,6 +101,7 @@ def run(  # noqa: PLR0913 - the public entry point: a list, a folder, and option
     observer: Observer | None = None,
     stop: Callable[[], bool] | None = None,
     executor: ExecutorFactory = local,
+    ray: RayOptions | None = None,
 ) -> BatchResult:
     """Answer every instance of a list, or those that an earlier call into the same folder has left open.
 
@@ -114,9 +118,10 @@ def run(  # noqa: PLR0913 - the public entry point: a list, a folder, and option
         observer: is told of progress and results.
         stop: polled; True ends the run early. What was running is run again when the run is resumed.
         executor: makes what tasks run on; by default worker processes on this machine.
+        ray: an existing Ray cluster to run on, instead of this machine. `memory` is then reserved there as well.
 
     Raises:
-        UsageError: a list that cannot be read, a folder in use or with a run of other settings.
+        UsageError: a list that cannot be read, a folder in use or with a run of other settings, no such cluster.
         InternalError: workers cannot be started.
     """
     part = Shard.parse(shard) if isinstance(shard, str) else shard
@@ -126,23 +131,53 @@ def run(  # noqa: PLR0913 - the public entry point: a list, a folder, and option
     check_lists(chosen)
     with Store(Paths.of(out, part)) as store:
         store.begin(settings.fixed() | {"instances": fingerprint(everything)}, fresh=fresh)
-        session = _Session(store, chosen, settings, observer)
-        return session.run(executor, stop or (lambda: False))
+        left = [instance for instance in chosen if instance.number not in store.records]
+        where = _here(settings, left, executor) if ray is None or not left else _there(settings, left, ray)
+        session = _Session(store, chosen, (settings, where), observer)
+        return session.run(stop or (lambda: False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """What tasks run on: number of workers, torch threads of each, names of the GPUs, and a maker of workers."""
+
+    workers: int
+    threads: int
+    gpus: tuple[str, ...]
+    factory: ExecutorFactory
+
+
+def _here(settings: Settings, left: Sequence[Instance], factory: ExecutorFactory) -> _Where:
+    machine = Machine.here()
+    workers = machine.workers(settings, max(1, len(left)))
+    return _Where(workers, machine.threads(workers), machine.gpus if settings.device != "cpu" else (), factory)
+
+
+def _there(settings: Settings, left: Sequence[Instance], options: RayOptions) -> _Where:
+    from verinet.batch.ray_executor import on_ray
+    from verinet.cluster import Cluster
+
+    cluster = Cluster(options)
+    try:
+        share = cluster.share(settings.device, int((settings.memory or 0.0) * GIGABYTE))
+        wanted = settings.workers
+        workers = min(wanted, len(left)) if wanted else cluster.workers(share, len(left))
+    except BaseException:
+        cluster.close()
+        raise
+    return _Where(workers, share.cpus, (), on_ray(cluster, share))
 
 
 class _Session:
     """One call of `run` on an open store."""
 
     def __init__(
-        self, store: Store, instances: Sequence[Instance], settings: Settings, observer: Observer | None
+        self, store: Store, instances: Sequence[Instance], how: tuple[Settings, _Where], observer: Observer | None
     ) -> None:
-        self.store, self.settings, self.observer = store, settings, observer
+        self.store, self.observer = store, observer
+        self.settings, self.where = how
         self.left = [instance for instance in instances if instance.number not in store.records]
         self.begun = time.monotonic()
-        machine = Machine.here()
-        self.workers = machine.workers(settings, max(1, len(self.left)))
-        self.threads = machine.threads(self.workers)
-        self.gpus = machine.gpus if settings.device != "cpu" else ()
         self.snapshot = self._first_snapshot(len(instances))
 
     def _first_snapshot(self, total: int) -> Snapshot:
@@ -150,14 +185,15 @@ class _Session:
         counts = Counter(record["status"] for record in done)
         note = f"an incomplete last line ({self.store.repaired} bytes) was cut off" if self.store.repaired else ""
         worst = _worst(done)
-        return Snapshot(total, self.workers, len(done), len(done), counts=counts, worst=worst, note=note)
+        return Snapshot(total, self.where.workers, len(done), len(done), counts=counts, worst=worst, note=note)
 
-    def run(self, factory: ExecutorFactory, stop: Callable[[], bool]) -> BatchResult:
-        interrupted = False
+    def run(self, stop: Callable[[], bool]) -> BatchResult:
+        interrupted, where = False, self.where
         self._tell([], ())
         if self.left:
             memory = int((self.settings.memory or 0.0) * GIGABYTE)
-            pool = factory(self.workers, WorkerPlan(self.threads, memory, self.gpus, self.store.paths.stderr))
+            plan = WorkerPlan(where.threads, memory, where.gpus, self.store.paths.stderr)
+            pool = where.factory(where.workers, plan)
             try:
                 interrupted = self._drive(pool, stop)
             finally:
@@ -175,7 +211,7 @@ class _Session:
         )
 
     def _drive(self, pool: Executor, stop: Callable[[], bool]) -> bool:
-        scheduler = Scheduler(self.left, pool, self.settings, self.threads)
+        scheduler = Scheduler(self.left, pool, self.settings, self.where.threads)
         for records in scheduler.records(stop):
             for record in records:
                 self.store.append(record)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from verinet.batch.curve import POINTS, Point
+from verinet.batch.curve import POINTS, Point, last_gap
 from verinet.batch.executor import Executor
 from verinet.batch.instances import Instance
 from verinet.batch.settings import Settings
 from verinet.batch.solve import failure
 from verinet.batch.store import FORMAT, Record
-from verinet.batch.task import Event, Finished, Lost, Moved, Outcome, Started, Task
+from verinet.batch.task import NODE, Event, Finished, Lost, Moved, Outcome, Started, Taken, Task
 from verinet.errors import InternalError, UsageError
 
 ATTEMPTS = 2  # an instance whose worker died is tried this often
@@ -95,7 +95,7 @@ class Scheduler:
             InternalError: workers cannot be started.
         """
         self._assign()
-        while self.running or self._starting or len(self.groups):
+        while self.running or len(self.groups):  # a worker that still starts up is not waited for
             if stop():
                 yield from self._wind_down()
                 return
@@ -123,6 +123,10 @@ class Scheduler:
         if isinstance(event, Moved):
             self._moved(event)
             return None
+        if isinstance(event, Taken):
+            if event.slot in self.running:
+                self.running[event.slot].begun = time.monotonic()
+            return None
         if isinstance(event, Finished):
             return self._finished(event)
         return self._lost(event)
@@ -144,7 +148,8 @@ class Scheduler:
         self._idle.discard(event.slot)
         if event.slot in self._starting:
             self._starting.discard(event.slot)
-            self._count_failed_start(event)
+            if event.kind != NODE:  # a node that goes down says nothing about the workers
+                self._count_failed_start(event)
         if run is None:
             return None
         seconds = time.monotonic() - run.begun
@@ -256,6 +261,6 @@ def _unfinished(run: Running, seconds: float) -> Outcome:
     """What is known of a task whose worker is gone: its last progress."""
     known: Outcome = {"seconds": round(seconds, 4), "curve": run.points}
     if run.points:
-        _, gap, still_open, closed = run.points[-1]
-        known |= {"gap": gap, "open": still_open, "closed": closed, "domains": still_open + closed}
+        *_, still_open, closed = run.points[-1]
+        known |= {"gap": last_gap(run.points), "open": still_open, "closed": closed, "domains": still_open + closed}
     return known

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verinet.batch.curve import Curve, Point
+from verinet.batch.curve import Curve, Point, last_gap
 from verinet.batch.task import Outcome, Task
 from verinet.errors import VerinetError
 
@@ -85,7 +85,7 @@ def solve(task: Task, networks: Networks, hooks: Hooks) -> Outcome:
     started = curve.first if curve.first is not None else loaded
     points, gap = curve.points(), outcome.get("gap")
     if gap is None and outcome.get("status") in ("unknown", "timed-out") and points:
-        outcome["gap"] = points[-1][1]  # the verdict names none; this is the last that was reported
+        outcome["gap"] = last_gap(points)  # the verdict names none; this is the last that was reported
     if gap is not None:  # where the verdict left it: 0 for a proof
         points.append((round(seconds, 4), gap, outcome["open"], outcome["closed"]))
     return outcome | {
@@ -154,12 +154,15 @@ def _witness(verdict: Verdict, models: dict[str, Model], task: Task) -> Outcome:
     witness = verdict.witness
     if witness is None:
         return {}
-    only = next(iter(models.values())) if len(models) == 1 else None
+    sizes = [model.graph.input_size for model in models.values()]
+    # A query may copy a network that is given once (`equal-to`); then there are more inputs than this network has.
+    whole = sum(sizes) == len(witness.inputs)
+    only = next(iter(models.values())) if whole and len(models) == 1 else None
     found: dict[str, Any] = {
         "inputs": witness.inputs.tolist(),
         "outputs": witness.outputs.tolist(),
         "margin": witness.margin,
-        "shapes": [list(shape) for model in models.values() for shape in model.input_shapes],
+        "shapes": [list(shape) for model in models.values() for shape in model.input_shapes] if whole else [],
         "centre": None if only is None else _centre(witness.inputs, only, Path(task.prop)),
     }
     return {"witness": found}

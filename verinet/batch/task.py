@@ -8,6 +8,7 @@ from typing import Any
 from verinet.batch.instances import Instance
 
 Outcome = dict[str, Any]  # the part of a record that the worker knows
+NODE = "node"  # kind of `Lost` where the machine went, or whatever kept the worker there
 GRACE, GRACE_SHARE, LONGEST_GRACE = 2.0, 0.05, 10.0  # seconds; share of the limit; seconds
 
 
@@ -54,6 +55,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A worker takes up its task only now: its files had to travel first, which is not on its clock."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A task has got on: seconds, gap, open and closed subproblems."""
 
@@ -71,7 +79,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker has died: `kind` is `signal`, `exit` or `out_of_memory`, `stderr` its last lines."""
+    """A worker has died: `kind` is `signal`, `exit`, `out_of_memory`, `start` or `NODE`, `stderr` its last lines."""
 
     slot: int
     kind: str
@@ -79,4 +87,4 @@ class Lost:
     stderr: tuple[str, ...] = ()
 
 
-Event = Started | Moved | Finished | Lost
+Event = Started | Taken | Moved | Finished | Lost

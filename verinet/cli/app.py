@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from verinet.cli.session import EXIT_INTERRUPTED, EXIT_TOOL, Session, emit, guarded
+
+if TYPE_CHECKING:
+    from verinet.cluster import RayOptions
 
 app = typer.Typer(
     name="verinet",
@@ -22,6 +25,11 @@ ModelFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The netwo
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.vnnlib", help="The property: .vnnlib or .vnnlib.gz.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE")]
+RayAddress = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS|auto", help="Use an existing Ray cluster.")]
+CpusPerTask = Annotated[int, typer.Option("--cpus-per-task", metavar="N", help="Cores of a worker on Ray.")]
+GpusPerTask = Annotated[
+    float | None, typer.Option("--gpus-per-task", metavar="F", help="GPUs of a worker on Ray; 0.25 shares one by four.")
+]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More on stderr; tracebacks of errors.")]
 
 
@@ -78,6 +86,12 @@ def verify(
     ] = None,
     as_json: AsJson = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random searches.")] = 0,
+    ray: RayAddress = None,
+    cpus: CpusPerTask = 1,
+    gpus: GpusPerTask = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="On Ray; default: all it holds.")
+    ] = None,
     verbose: Verbose = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.")] = False,
 ) -> None:
@@ -86,8 +100,9 @@ def verify(
     from verinet.cli.finish import Report
     from verinet.cli.verify import Settings, run_verify, seconds
 
-    settings = Settings(seconds(timeout), _known_device(device), seed, 0 if quiet else verbose)
+    limit, known = seconds(timeout), _known_device(device)
     with guarded(verbose):
+        settings = Settings(limit, known, seed, 0 if quiet else verbose, _ray_options(ray, cpus, gpus, workers))
         model, spec = sort_files(files, network or ())
         standard = bool(network) and not quiet  # the standard's form of the command prints the counterexample too
         report = Report(model, spec, result, as_json, quiet, standard, folder)
@@ -167,6 +182,9 @@ def batch(
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random searches.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier results aside and start again.")] = False,
+    ray: RayAddress = None,
+    cpus: CpusPerTask = 1,
+    gpus: GpusPerTask = None,
     competition: Annotated[
         Path | None, typer.Option("--competition", metavar="SCRIPTS", help="Run these scripts as the organisers do.")
     ] = None,
@@ -182,7 +200,8 @@ def batch(
     with guarded(verbose):
         if competition is not None:
             raise typer.Exit(run_competition(instances, out, competition, limit))
-        options = BatchOptions(workers, limit, memory, shard, _known_device(device), seed, fresh)
+        cluster = _ray_options(ray, cpus, gpus)
+        options = BatchOptions(workers, limit, memory, shard, _known_device(device), seed, fresh, cluster)
         code = run_batch(instances, out, options, (quiet, as_json))
     raise typer.Exit(code)
 
@@ -224,6 +243,22 @@ def convert(
         run_convert(Conversion(source, target, to, network))
 
 
+@app.command()
+def jacobian(
+    model: ModelFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DERIVATIVE.onnx", help="The file to write.")],
+    inputs: Annotated[str, typer.Option("--inputs", metavar="LIST", help="Such as 0,3-7; default: all.")] = "",
+    outputs: Annotated[str, typer.Option("--outputs", metavar="LIST", help="Such as 0,3-7; default: all.")] = "",
+    values: Annotated[bool, typer.Option("--values", help="Append the network's own outputs.")] = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Write the derivative of a network as an ONNX network, for queries about its Jacobian."""
+    from verinet.cli.jacobian import Entries, run_jacobian
+
+    with guarded(verbose):
+        run_jacobian(model, out, Entries(inputs, outputs, values))
+
+
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def supports(context: typer.Context) -> None:
     """What verinet can do, in the words of the VNN-LIB standard: `--onnx-operators`, `--hidden-node-theories` ..."""
@@ -241,6 +276,14 @@ def doctor(as_json: AsJson = False, verbose: Verbose = 0) -> None:
     with guarded(verbose):
         code = run_doctor(as_json)
     raise typer.Exit(code)
+
+
+def _ray_options(address: str | None, cpus: int, gpus: float | None, workers: int | None = None) -> RayOptions | None:
+    if address is None:
+        return None
+    from verinet.cluster import RayOptions
+
+    return RayOptions(address, cpus, gpus, workers)
 
 
 def _known_device(device: str) -> str:

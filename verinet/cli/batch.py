@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verinet.cli.apart import ray_apart
 from verinet.cli.session import EXIT_INTERRUPTED, EXIT_TOOL, emit, emit_json, say
 from verinet.cli.watchdog import interruptible
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from verinet.batch import BatchResult, Snapshot
     from verinet.batch.organiser import Row
+    from verinet.cluster import RayOptions
 
 STYLES = {"unsat": "green", "sat": "magenta", "unknown": "yellow", "timed-out": "yellow", "error": "bold red"}
 _LIVE_PERIOD, _PLAIN_PERIOD = 0.2, 10.0  # seconds
@@ -36,19 +38,20 @@ class BatchOptions:
     device: str = "auto"
     seed: int = 0
     fresh: bool = False
+    ray: RayOptions | None = None
 
 
 def run_batch(instances: Path, out: Path, options: BatchOptions, show: tuple[bool, bool]) -> int:
     """Run and summarise. `show` is (quiet, as_json). Returns 0, 1 if instances ended in an error, or 130."""
-    from dataclasses import asdict
-
     from verinet import batch
 
     quiet, as_json = show
+    chosen = {field.name: getattr(options, field.name) for field in fields(options)}
     with ExitStack() as stack:
         stopped = stack.enter_context(interruptible())
+        stack.enter_context(ray_apart(options.ray is not None))
         observer = _observer(quiet, stack)
-        result = batch.run(instances, out, **asdict(options), observer=observer, stop=stopped.is_set)
+        result = batch.run(instances, out, **chosen, observer=observer, stop=stopped.is_set)
     if as_json:
         emit_json(_summary(result))
     elif not quiet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +64,7 @@ class Finish:
         path, folder = self.report.result, self.report.folder
         try:
             if path is not None:
-                path.write_text(_result_text(verdict, self.report.spec))
+                write_whole(path, _result_text(verdict, self.report.spec))
             if folder is not None and verdict.witness is not None:
                 from verinet.witness.formats import serialise
 
@@ -72,6 +74,33 @@ class Finish:
             say(f"error: cannot write the result file: {error.strerror or error}\n  where   {what}")
             return False
         return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that nobody ever reads a part of it: under another name beside it, then renamed.
+
+    What is no ordinary file (/dev/stdout, a pipe) is written to as it is, and so is a file in a folder that takes no
+    new ones. Raises OSError.
+    """
+    target = path.resolve()
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        status = None
+    if status is not None and (not stat.S_ISREG(status.st_mode) or not os.access(target.parent, os.W_OK)):
+        target.write_text(text)
+        return
+    if status is not None and not os.access(target, os.W_OK):
+        raise PermissionError(13, os.strerror(13), str(path))  # a rename would not ask
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text)
+        if status is not None:
+            beside.chmod(stat.S_IMODE(status.st_mode))
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def named(networks: NetworkFiles) -> str | dict[str, str]:

@@ -107,14 +107,23 @@ def _arrays(path: Path) -> dict[str, Any]:
     return {name: array.astype(np.float64).reshape(-1) for name, array in stored.items()}
 
 
+def _no_gap(bound: LipschitzBound) -> str:
+    return "no lower bound" if bound.upper < float("inf") else "no Lipschitz constant is finite"
+
+
 def _print(bound: LipschitzBound) -> None:
     from rich.console import Console
     from rich.table import Table
 
     emit(f"upper {bound.upper!r}")
     emit(f"lower {bound.lower!r}")
-    gap = f"{100 * bound.gap:.3g} % above the lower bound" if bound.gap < float("inf") else "no lower bound"
+    if bound.jump is not None:
+        nodes = ", ".join(bound.jump.where)
+        emit(f"jumps ||f(x) - f(y)|| <= {bound.jump.slope!r} ||x - y|| + {bound.jump.height:.3g}, at {nodes}")
+    gap = f"{100 * bound.gap:.3g} % above the lower bound" if bound.gap < float("inf") else _no_gap(bound)
     emit(f"{bound.norm}-norm, {bound.region}; {bound.method}, {gap}; {bound.seconds:.2f} s")
+    if bound.contraction is not None:
+        emit(f"well posed: a norm of {bound.contraction:.6g}, below 1, proves that the equation has one solution")
     console = Console(stderr=True)
     tried = Table("method", "certified upper bound", "seconds", title="tried")
     for method, upper, seconds in bound.candidates:

@@ -30,13 +30,14 @@ def describe(progress: Progress) -> str:
 
 
 class Display:
-    """The progress callback of a query. It remembers the last snapshot, for whoever has to answer in a hurry.
+    """The progress callback of a query. It remembers the last snapshot and gap, for whoever has to answer in a hurry.
 
     Nothing runs in the background and the cursor stays as it is, so the process may end at any moment.
     """
 
     def __init__(self, verbose: int = 0, quiet: bool = False) -> None:
         self.latest: Progress | None = None
+        self.gap: float | None = None  # not every snapshot has one
         self._live = not quiet and _is_terminal()
         self._plain = not quiet and not self._live and verbose > 0
         self._next = time.monotonic() + (0.0 if self._live else _PLAIN_PERIOD)
@@ -44,6 +45,7 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         self.latest = progress
+        self.gap = self.gap if progress.gap is None else progress.gap
         now = time.monotonic()
         if not (self._live or self._plain) or now < self._next:
             return

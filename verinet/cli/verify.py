@@ -7,14 +7,19 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
+from verinet.cli.apart import ray_apart
 from verinet.cli.finish import Finish, Report, named
 from verinet.cli.live import Display
 from verinet.cli.session import Session, guarded, say
 from verinet.cli.watchdog import Limits, interruptible, watchdog
 from verinet.results import Reason, Stats, Status, Verdict
+
+if TYPE_CHECKING:
+    from verinet.cluster import RayOptions
 
 _LAST_WORDS = 10.0  # seconds
 
@@ -27,6 +32,7 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     verbose: int = 0
+    ray: RayOptions | None = None
 
 
 def seconds(text: str) -> float:
@@ -51,7 +57,7 @@ def run_verify(report: Report, settings: Settings, session: Session) -> int:
 
     guard = watchdog(limits, lambda: give(_too_late(display, settings.timeout)))
     with guard if session.owns_process else nullcontext(), interruptible() as stopped:
-        with guarded(settings.verbose):
+        with guarded(settings.verbose), ray_apart(settings.ray is not None):
             verdict = _search(report, settings, (session.started, limits.search), display, stopped.is_set)
         code = give(verdict)
         if code is None:
@@ -77,17 +83,14 @@ def _search(
             progress=display,
             started=started,
             stop=stop,
+            ray=settings.ray,
         )
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        from verinet.numerics.memory import out_of_memory
+
+        if not out_of_memory(error):
             raise
-        return Verdict(Status.UNKNOWN, Reason.OUT_OF_MEMORY, stats=_stats(display))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # torch has a type of its own for CUDA, but none for the processor's memory.
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+        return Verdict(Status.UNKNOWN, Reason.OUT_OF_MEMORY, gap=display.gap, stats=_stats(display))
 
 
 def _too_late(display: Display, timeout: float) -> Verdict:
@@ -95,7 +98,7 @@ def _too_late(display: Display, timeout: float) -> Verdict:
     if latest is None:
         note = f"the limit of {timeout:g} s passed before the search had begun"
         return Verdict(Status.TIMED_OUT, Reason.OUT_OF_TIME, notes=(note,))
-    return Verdict(Status.TIMED_OUT, Reason.OUT_OF_TIME, gap=latest.gap, stats=_stats(display))
+    return Verdict(Status.TIMED_OUT, Reason.OUT_OF_TIME, gap=display.gap, stats=_stats(display))
 
 
 def _stats(display: Display) -> Stats:

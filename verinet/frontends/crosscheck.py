@@ -32,6 +32,14 @@ def open_session(model: Model, *, optimise: bool = False) -> Any:
         raise ModelError(f"ONNX Runtime cannot open this network: {error}", where=model.name) from error
 
 
+def session_of(model: Model, *, optimise: bool = False) -> Any:
+    """The session of a network, opened when it is first needed and kept as long as the network."""
+    name = f"session, optimise={optimise}"
+    if name not in model.kept:
+        model.kept[name] = open_session(model, optimise=optimise)
+    return model.kept[name]
+
+
 def run_session(session: Any, model: Model, inputs: Floats) -> Floats:
     """Run one flat float64 input, cast to the input types, and return the flat outputs as float64."""
     feeds: dict[str, npt.NDArray[Any]] = {}
@@ -60,7 +68,7 @@ def compare_with_onnxruntime(model: Model, samples: Floats) -> float:
         ModelError: the difference is too large for the number type, so the file was misread.
     """
     graph = model.graph.to(torch.float64)
-    session = open_session(model)
+    session = session_of(model)
     differences: list[float] = []
     for sample in samples:
         rounded = _rounded(model, sample)

@@ -120,9 +120,14 @@ def handle_neg(call: Call) -> Variable:
 @handles("Pow")
 def handle_pow(call: Call) -> Variable:
     if call.is_constant(1):
-        return _power(call, call.variable(0), call.finite(1, "exponent"))
+        exponent = call.finite(1, "exponent")
+        if call.value(0).dtype.kind != "f" and not bool(((exponent >= 0) & (exponent == np.floor(exponent))).all()):
+            raise call.unsupported("of integers, with an exponent that is negative or has a fraction")
+        return _power(call, call.variable(0), exponent)
     if not call.is_constant(0):
         raise call.unsupported("with a variable exponent")
+    if call.value(0).dtype.kind != "f":
+        raise call.unsupported("with an integer base, which makes the result an integer")
     base = call.finite(0, "base").astype(np.float64)
     exponential = scalar_function("Exp", {})
     if exponential is None or not bool((base > 0).all()):

@@ -195,8 +195,15 @@ def reduce_sum(call: Call) -> Variable:
 
 @handles("ReduceMean")
 def reduce_mean(call: Call) -> Variable:
+    """The mean; of integers ONNX Runtime cuts off its fraction."""
     x = call.variable(0)
-    return mean_over(call, x, reduction_axes(call, len(x.shape)), bool(call.attribute("keepdims", 1)))
+    axes, keepdims = reduction_axes(call, len(x.shape)), bool(call.attribute("keepdims", 1))
+    if x.dtype.kind == "f":
+        return mean_over(call, x, axes, keepdims)
+    from verinet.frontends.handlers_logic import integer_quotient
+
+    count = int(np.prod([x.shape[axis] for axis in axes], dtype=np.int64))
+    return integer_quotient(call, sum_over(call, x, axes, keepdims), max(count, 1))
 
 
 @handles("GlobalAveragePool")

@@ -190,6 +190,20 @@ def _truncated(call: Call, x: Variable) -> Variable:
     return subtract(call, up, down)
 
 
+def integer_quotient(call: Call, x: Variable, divisor: int) -> Variable:
+    """x / divisor cut off towards zero, for integers x and a divisor > 0.
+
+    Half a step is added before the fraction is cut off, so that rounding 1 / divisor cannot cross a jump.
+    """
+    if divisor == 1:
+        return x
+    ratio = call.builder.scale(x, np.asarray(1.0 / divisor))
+    margin = np.asarray(0.5 / divisor)
+    back = call.builder.shift(call.builder.negate(ratio), margin)
+    up = _through(call, "Floor", _through(call, "Relu", call.builder.shift(ratio, margin)))
+    return dataclasses.replace(subtract(call, up, _through(call, "Floor", _through(call, "Relu", back))), dtype=x.dtype)
+
+
 @handles("Mod")
 def mod(call: Call) -> Variable:
     """x - c floor(x / c), or with `fmod` x - c trunc(x / c), for a constant c.

@@ -75,6 +75,8 @@ def reduce_after_function(call: Call) -> Variable:
         "ReduceLogSumExp": ("Exp", "Log"),
     }[call.node.op]
     x = call.variable(0)
+    if outer is not None and x.dtype.kind != "f":
+        raise call.unsupported("of integers, whose result is rounded")
     axes = reduction_axes(call, len(x.shape))
     summed = sum_over(call, _through(call, inner, x), axes, bool(call.attribute("keepdims", 1)))
     return _through(call, outer, summed)

@@ -48,6 +48,8 @@ class Model:
     opset: int
     records: tuple[OperatorRecord, ...] = ()
     tensors: Mapping[str, int] = field(default_factory=dict)  # ONNX tensor name to node position, where one exists
+    # What was computed from the file and is worth keeping, by name; never copied to another model.
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def element_type(self) -> np.dtype[Any]:

@@ -132,6 +132,10 @@ class NonlinearOp(Op):
         """`project` for bounds that are asked for more than once."""
         return self.project(multipliers, frame.lowers, frame.uppers)
 
+    def framed_spans(self, frame: Frame) -> Sequence[Tensor] | None:
+        """How far every multiplier can usefully move, the unit of the optimiser's steps; None where that is about 1."""
+        return None
+
     def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
         """(lower slopes per input, lower offset, upper slopes per input, upper offset), entry by entry.
 

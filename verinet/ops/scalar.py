@@ -144,14 +144,26 @@ class Elementwise(NonlinearOp):
         """Slopes outside the range of f' are dominated; above a convex (below a concave) function the chord is best."""
         if self._hinge is not None:
             return (self._hinge.project(multipliers[0]),)
-        if "slopes" not in frame.kept:
-            frame.kept["slopes"] = self._useful_slopes(frame.lowers[0], frame.uppers[0])
-        least, most, *straight = frame.kept["slopes"]
+        least, most, *straight = self._framed_slopes(frame)
         result = [torch.clamp(m, least, most) for m in multipliers]
         if straight:
             side = 1 if self.function.on(frame.lowers[0], frame.uppers[0]).bend > 0 else 0
             result[side] = straight[0].expand_as(result[side])
         return tuple(result)
+
+    def framed_spans(self, frame: Frame) -> Sequence[Tensor] | None:
+        """The width of the range of f': a sigmoid's is at most 1/4, where steps of that size jump from end to end."""
+        if self._hinge is not None:
+            return None
+        least, most = self._framed_slopes(frame)[:2]
+        span = (most - least).nan_to_num(nan=1.0, posinf=1.0).clamp(1e-6, 1e6)
+        return span, span
+
+    def _framed_slopes(self, frame: Frame) -> tuple[Tensor, ...]:
+        if "slopes" not in frame.kept:
+            frame.kept["slopes"] = self._useful_slopes(frame.lowers[0], frame.uppers[0])
+        found: tuple[Tensor, ...] = frame.kept["slopes"]
+        return found
 
     def _useful_slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
         """Least and greatest slope of f; with one bend only, that of the chord too."""

@@ -267,15 +267,20 @@ def ascend(
     gradients: Mapping[int, Sequence[Tensor]],
     rule: tuple[Adam, float | Tensor],
 ) -> Multipliers:
-    """One step of all slopes; the rate is one number or one per row."""
+    """One step of all slopes; the rate is one number, in units of the range of each slope, or one per row."""
     adam, rate = rule
     result: Multipliers = {}
     for position, values in multipliers.items():
-        moved = [
-            v + adam.step((position, k), g.expand_as(v), rate)
+        op, frame = _op(backward, position), _frame(problem, backward, position)
+        steps = [
+            adam.step((position, k), g.expand_as(v), rate)
             for k, (v, g) in enumerate(zip(values, gradients[position], strict=True))
         ]
-        result[position] = _op(backward, position).framed_project(_frame(problem, backward, position), moved)
+        # Rates per row have found their own scale; measured, spans make them worse.
+        spans = None if isinstance(rate, Tensor) else op.framed_spans(frame)
+        if spans is not None:
+            steps = [s * span for s, span in zip(steps, spans, strict=True)]
+        result[position] = op.framed_project(frame, [v + s for v, s in zip(values, steps, strict=True)])
     return result
 
 

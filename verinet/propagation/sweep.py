@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from verinet.ir.graph import Graph, total
+from verinet.ir.graph import Graph, Node, total
 from verinet.numerics.memory import out_of_memory, release
 from verinet.ops.base import LinearOp, Lines, NonlinearOp
 from verinet.ops.scalar import DomainError
@@ -109,6 +109,10 @@ class Sweeper:
             values.append((low, high))
         return layers
 
+    def refined(self, position: int, layers: Layers, options: SweepOptions, found: Found | None = None) -> Interval:
+        """Bounds of one node of a sweep, tightened by rows."""
+        return self._refine(position, layers.known[position], layers, options, found)
+
     def _refine(
         self, position: int, bounds: Interval, layers: Layers, options: SweepOptions, found: Found | None
     ) -> Interval:
@@ -204,41 +208,94 @@ def _per_domain(flags: Tensor, like: Tensor) -> Tensor:
     return flags.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def build_backward(graph: Graph, lower: Tensor, upper: Tensor) -> Backward:
+Over = Callable[[], bool]
+"""True when time is over."""
+
+
+def build_backward(graph: Graph, lower: Tensor, upper: Tensor, over: Over | None = None) -> Backward:
     """A backward engine for all sub-boxes of [lower, upper] (inputs,): its rounding charge comes from intervals."""
-    return Backward(graph, ranges(graph, lower.unsqueeze(0), upper.unsqueeze(0)))
+    return Backward(graph, ranges(graph, lower.unsqueeze(0), upper.unsqueeze(0), over=over))
 
 
-def ranges(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None) -> list[Interval]:
+def ranges(
+    graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval] | None = None, over: Over | None = None
+) -> list[Interval]:
     """Bounds of every node; where plain intervals leave a function's domain, rows are tried for its inputs.
 
-    Raises `DomainError` when they leave it all the same.
+    Raises `DomainError` when they leave it all the same, or when the rows would take more than `MOST_WORK` or the time.
     """
     known = dict(known or {})
+    budget = _Budget(MOST_WORK, over)
     while True:
         try:
             return interval_pass(graph, lower, upper, known)
         except DomainError:
-            if not _tighten_failing(graph, lower, upper, known):
+            if not _tighten_failing(graph, (lower, upper), known, budget):
                 raise
 
 
-def _tighten_failing(graph: Graph, lower: Tensor, upper: Tensor, known: dict[int, Interval]) -> bool:
+MOST_WORK = 100_000_000  # entries of nodes that the rows of one call of `ranges` may pass; seconds, on convolutions
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What rows may still cost, counted in entries of nodes that they pass; also over when time is."""
+
+    work: int
+    over: Over | None = None
+
+    def spent(self) -> bool:
+        return self.work <= 0 or (self.over is not None and self.over())
+
+    def options(self, graph: Graph) -> tuple[SweepOptions, Found]:
+        """Options of a sweep that ends with the budget, and what has to count its rows."""
+        entries = sum(total(n.shape) for n in graph.nodes)
+
+        def count(position: int, domain: Tensor, index: Tensor, rows: InputRows) -> None:
+            self.work -= 2 * domain.numel() * entries
+
+        return SweepOptions(deadline=self.spent), count
+
+
+def _tighten_failing(graph: Graph, box: Interval, known: dict[int, Interval], budget: _Budget) -> bool:
     """Add row bounds of the inputs of the first node whose interval fails; False if they were tried before."""
-    values: list[Interval | None] = [(lower, upper)]
+    values: list[Interval | None] = [box]
     for position in range(1, len(graph.nodes)):
         try:
             low, high = node_interval(graph, position, values)
         except DomainError:
             missing = tuple(i for i in graph.nodes[position].inputs if i not in known)
-            if not missing:
+            if not missing or budget.spent():
                 return False
-            part = Graph(graph.nodes[:position])
-            sweeper = Sweeper(Backward(part, [v for v in values if v is not None]), targets=missing)
-            layers = sweeper.sweep(lower, upper, SweepOptions(), known)
-            known.update({i: layers.known[i] for i in missing})
+            engine = Backward(Graph(graph.nodes[:position]), [v for v in values if v is not None])
+            known.update(_by_rows(engine, box, known, (graph.nodes[position], missing), budget))
             return True
         if position in known:
             low, high = torch.fmax(low, known[position][0]), torch.fmin(high, known[position][1])
         values.append((low, high))
+    return False
+
+
+def _by_rows(
+    engine: Backward, box: Interval, known: dict[int, Interval], failing: tuple[Node, Sequence[int]], budget: _Budget
+) -> dict[int, Interval]:
+    """Bounds of some inputs of a node by backward rows; where that is not enough, of all nodes before them first."""
+    node, targets = failing
+    sweeper = Sweeper(engine, targets=targets)
+    options, count = budget.options(engine.graph)
+    layers = sweeper.sweep(*box, replace(options, rows=False), known)
+    found = {i: sweeper.refined(i, layers, options, count) for i in targets}
+    if not _fails(node, known | found):
+        return found
+    layers = sweeper.sweep(*box, options, known, count)
+    return {i: layers.known[i] for i in targets}
+
+
+def _fails(node: Node, known: Mapping[int, Interval]) -> bool:
+    if not isinstance(node.op, NonlinearOp):
+        return True
+    try:
+        node.op.interval([known[i][0] for i in node.inputs], [known[i][1] for i in node.inputs])
+    except DomainError:
+        return True
     return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Sessions on the original files, opened on first use: with ONNX Runtime's graph optimisations off, and on.
+    """Runs the original files with ONNX Runtime's graph optimisations off, and on.
 
     Outputs come from the file as it is; hidden tensors from a copy that has them as further outputs.
     """
 
     def __init__(self, composite: Composite) -> None:
         self._composite = composite
-        self._sessions: dict[tuple[int, bool], Any] = {}
 
     def run(self, declared: Floats) -> tuple[Floats, Floats]:
         """Hidden and output entries, (values,) each, in order of declaration: optimisations off, and on."""
@@ -39,9 +38,6 @@ class Runner:
         return values[part.order]
 
     def _run(self, model: Model, point: Floats, optimise: bool) -> Floats:
-        from verinet.frontends.crosscheck import open_session, run_session
+        from verinet.frontends.crosscheck import run_session, session_of
 
-        key = (id(model), optimise)
-        if key not in self._sessions:
-            self._sessions[key] = open_session(model, optimise=optimise)
-        return run_session(self._sessions[key], model, point)
+        return run_session(session_of(model, optimise=optimise), model, point)

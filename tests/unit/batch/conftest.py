@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,20 @@ def run_scripted(tmp_path: Path) -> Callable[..., batch.BatchResult]:
         return batch.run(instances, out, **({"workers": 1, "executor": fake_local} | options))
 
     return go
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Any]:
+    """A Ray cluster of two nodes with one core each, on the loopback interface."""
+    pytest.importorskip("ray", reason="the extra [cluster] is not installed")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    found = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    found.add_node(**node)
+    yield found
+    found.shutdown()
 
 
 @pytest.fixture

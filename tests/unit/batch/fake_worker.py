@@ -2,7 +2,8 @@
 
 `unsat`, `sat`, `unknown`: answer so. `sleep S`: then unsat. `nap S`: the same, but heeding a stop request.
 `signal N`, `exit N`: die. `once FILE`: die by signal 9 the first time, when FILE does not exist yet.
-`hog MB`: hold so much memory. `stderr TEXT`: write it and abort. `fail TEXT`: an error that the worker survives.
+`parent`: kill the parent, and die with it. `hog MB`: hold so much memory. `stderr TEXT`: write it and abort.
+`fail TEXT`: an error that the worker survives. `env NAME`: unsat, for a reason that is the value of that variable.
 """
 
 import os
@@ -19,8 +20,8 @@ def solve(task, hooks):
     begin = time.monotonic()
     word, _, rest = Path(task.prop).read_text().strip().partition(" ")
     hooks.moved((0.0, 2.5, 3, 4))
-    if word == "signal":
-        os.kill(os.getpid(), int(rest))
+    if word in ("signal", "parent"):
+        os.kill(*((os.getpid(), int(rest)) if word == "signal" else (os.getppid(), signal.SIGKILL)))
         time.sleep(10)
     if word == "exit":
         os._exit(int(rest))
@@ -42,7 +43,8 @@ def solve(task, hooks):
             if word == "nap" and hooks.stop():
                 return {"status": "unknown", "reason": "interrupted", "seconds": 0.0, "curve": []}
     status = word if word in ("sat", "unknown") else "unsat"
-    return {"status": status, "reason": "scripted", "gap": 0.0, "seconds": time.monotonic() - begin, "curve": []}
+    reason = os.environ.get(rest) if word == "env" else "scripted"
+    return {"status": status, "reason": reason, "gap": 0.0, "seconds": time.monotonic() - begin, "curve": []}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.unit.frontends.onnx_models import Spec, ints, node, weights
 from verinet.errors import ModelError, UsageError
-from verinet.frontends.crosscheck import compare_with_onnxruntime, open_session, run_session
+from verinet.frontends.crosscheck import compare_with_onnxruntime, open_session, run_session, session_of
 from verinet.frontends.onnx import inspect_onnx, load_onnx
 from verinet.ir.check import check_graph
 
@@ -217,7 +218,7 @@ def test_old_and_new_opsets_are_refused_politely() -> None:
 def test_crosscheck_notices_a_wrong_graph() -> None:
     model = load_onnx(GEMM.model())
     other = load_onnx(Spec("other", GEMM.nodes, GEMM.inputs, {"B": weights(5, 3, seed=9), "C": weights(3)}).model())
-    broken = type(model)(**{**model.__dict__, "graph": other.graph})
+    broken = dataclasses.replace(model, graph=other.graph)
     with pytest.raises(ModelError, match="differs from ONNX Runtime"):
         compare_with_onnxruntime(broken, samples(model))
 
@@ -279,4 +280,12 @@ def test_crosscheck_notices_values_that_are_no_numbers() -> None:
         Spec("log", [node("Log", "x", "l"), node("MatMul", "l B")], GEMM.inputs, {"B": weights(5, 3)}).model()
     )
     with pytest.raises(ModelError, match="differs"):
-        compare_with_onnxruntime(type(model)(**{**model.__dict__, "graph": bad.graph}), -np.ones((1, 5)))
+        compare_with_onnxruntime(dataclasses.replace(model, graph=bad.graph), -np.ones((1, 5)))
+
+
+def test_a_session_is_kept_with_its_network_only() -> None:
+    """Opened once per setting; a changed copy opens its own."""
+    model = load_onnx(GEMM.model())
+    plain = session_of(model)
+    assert session_of(model) is plain and session_of(model, optimise=True) is not plain
+    assert session_of(dataclasses.replace(model)) is not plain

@@ -133,3 +133,21 @@ def test_wrong_use(
 def test_a_missing_model(command: Callable[..., Any], tmp_path: Path) -> None:
     done = command(tmp_path / "none.onnx")
     assert done.exit_code == 2 and "no such file" in done.stderr
+
+
+def test_an_implicit_model_is_reported_well_posed(command: Callable[..., Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", A=0.3 * np.eye(3), B=np.ones((3, 2)), C=np.ones((1, 3)), activation="relu")
+    done = command(tmp_path / "m.npz", "--time", 2)
+    assert done.exit_code == 0 and "well posed: a norm of 0." in done.stdout
+    assert 0 < json.loads(command(tmp_path / "m.npz", "--time", 2, "--json").stdout)["contraction"] < 1
+
+
+def test_a_network_that_jumps_is_told_apart(command: Callable[..., Any], tmp_path: Path) -> None:
+    from tests.unit.lipschitz.test_jumps import INPUTS, householder_proto
+
+    onnx.save(householder_proto(), tmp_path / "jump.onnx")
+    np.savez(tmp_path / "box.npz", lower=np.zeros(INPUTS), upper=np.ones(INPUTS))
+    done = command(tmp_path / "jump.onnx", "--box", tmp_path / "box.npz", "--time", 2)
+    assert done.exit_code == 0 and done.stdout.startswith("upper inf")
+    assert "jumps ||f(x) - f(y)|| <= " in done.stdout and "no Lipschitz constant is finite" in done.stdout
+    assert command(tmp_path / "jump.onnx", "--time", 2).exit_code == 3

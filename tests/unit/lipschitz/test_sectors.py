@@ -39,7 +39,7 @@ def _channels(op: Elementwise) -> int:
 
 
 def _may_refuse(name: str, op: Elementwise) -> bool:
-    """Functions with jumps or steep places; and composed ones, whose tails may not settle."""
+    """Functions with jumps or steep places; and composed ones (polynomials, say), whose slopes may grow."""
     unbounded = not all(map(math.isfinite, op.function.slope_range))
     return name in JUMPING | STEEP or unbounded or isinstance(op.function, ComposedFunction)
 
@@ -246,19 +246,11 @@ def test_composed_functions_have_global_sectors_where_their_tails_settle(name: s
     build = TapeBuilder()
     function = compose(name, build.finish(_tape(build, 0)[name]))
     op = Elementwise(function, 1)
-    if name == "product":  # x tanh x: a factor that grows times one that vanishes is not settled by intervals
-        with pytest.raises(ModelError, match="region"):
-            sector(op, None, None, (1,), "node")
-        ends = torch.tensor([-3.0]).double(), torch.tensor([3.0]).double()
-        assert float(sector(op, *ends, (1,), "node").high) == pytest.approx(
-            math.tanh(3) + 3 / math.cosh(3) ** 2, abs=0.2
-        )
-        return
     found = sector(op, None, None, (2,), "node")
     x = torch.cat([torch.linspace(-9, 9, 4001), torch.tensor([-1e3, -70.0, 70.0, 1e3])]).double().sort().values
     slopes = function.at(x).diff() / x.diff()
     assert bool((slopes >= found.low[0] - 1e-9).all()) and bool((slopes <= found.high[0] + 1e-9).all())
-    assert found.low.min() >= -1e-9 and found.high.max() <= 1 + 1e-9
+    assert found.low.min() >= -1e-9 and found.high.max() <= (1.1998 if name == "product" else 1 + 1e-9)
 
 
 def test_errors_say_what_to_do() -> None:

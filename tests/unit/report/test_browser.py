@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.unit.report.browser import Browser, chromium, pixels
-from tests.unit.report.conftest import RECORDS
+from tests.unit.report.conftest import RECORDS, record
 from verinet.report.data import load_run
 from verinet.report.page import page
 
@@ -103,6 +105,78 @@ def test_pictures_are_decoded(opened):
 def test_nothing_is_wider_than_a_small_screen(opened, run, tmp_path):
     opened.open(tmp_path / "report.html", width=400)
     assert opened.run("document.documentElement.scrollWidth") <= 400
+
+
+MANY = 10_000
+
+
+@pytest.fixture(scope="module")
+def crowded(browser, tmp_path_factory) -> Browser:
+    """The browser with a report of very many instances, and how long the page took to open."""
+    folder = tmp_path_factory.mktemp("many")
+    words = ("unsat", "timed-out", "unknown")
+    lines = [json.dumps(record(n, words[n % 3], 0.01 + n * 7 % MANY / 1000, gap=0.0)) for n in range(1, MANY + 1)]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "run.json").write_text(json.dumps({"timeout": 10.0, "seed": 11, "shard": None}))
+    (folder / "report.html").write_text(page(load_run(folder), []))
+    browser.errors.clear()
+    browser.open(folder / "report.html")
+    return browser
+
+
+SHOWN = "[...document.querySelectorAll('#all tbody tr')].map(r => r.id)"
+TYPE = """(text => { const i = document.querySelector('input[type=search]'); i.value = text;
+    i.dispatchEvent(new Event('input')); })"""
+
+
+def test_of_very_many_rows_one_page_is_in_the_document(crowded):
+    assert crowded.run(SHOWN) == [f"i{n}" for n in range(1, 201)]
+    assert crowded.run("document.querySelector('.pager span').textContent") == "rows 1 to 200"
+    crowded.run("document.querySelector('.pager [data-step=\"1\"]').click()")
+    assert crowded.run(SHOWN) == [f"i{n}" for n in range(201, 401)]
+    crowded.run("document.querySelector('.pager [data-step=\"-1\"]').click()")
+    assert crowded.run(SHOWN)[0] == "i1" and crowded.errors == []
+
+
+def test_very_many_rows_are_sorted_as_a_whole(crowded):
+    click = "[...document.querySelectorAll('#all th')].find(t => t.textContent === '{}').click()"
+    crowded.run(click.format("seconds"))
+    by_time = sorted(range(1, MANY + 1), key=lambda n: n * 7 % MANY)
+    assert crowded.run(SHOWN) == [f"i{n}" for n in by_time[:200]]
+    crowded.run(click.format("no."))
+    assert crowded.run(SHOWN)[:3] == ["i1", "i2", "i3"]
+
+
+def test_typing_filters_very_many_rows_once_and_quickly(crowded):
+    """Every key restarts the wait, so four keys cost one pass; the pass itself must not be felt."""
+    crowded.run(
+        "(() => { window.passes = 0; new MutationObserver(() => window.passes++)"
+        ".observe(document.querySelector('#all tbody'), {childList: true}); })()"
+    )
+    for text in ("p", "prop_9", "prop_99", "prop_999"):
+        crowded.run(f"{TYPE}({text!r})")
+    for _ in range(100):
+        if crowded.run("window.passes") > 0:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert crowded.run("window.passes") <= 2
+    assert crowded.run(SHOWN) == ["i999", *(f"i{n}" for n in range(9990, 10_000))]
+    assert crowded.run("document.querySelector('output').textContent") == "11 of 10000"
+    spent = crowded.run(
+        "(() => { const b = performance.now(); document.querySelector('.chip.unsat').click(); "
+        "document.body.offsetHeight; return performance.now() - b; })()"
+    )
+    assert spent < 1000, "milliseconds, on a machine that may be very busy"
+    crowded.run("document.querySelector('.chip.unsat').click()")
+
+
+def test_a_link_leads_to_a_row_of_another_page(crowded):
+    crowded.run("document.body.insertAdjacentHTML('beforeend', '<a id=\"jump\" href=\"#i5001\">there</a>')")
+    crowded.run("document.getElementById('jump').click()")
+    assert crowded.run("document.querySelector('tr.lit').id") == "i5001"
+    assert crowded.run("document.querySelector('.pager span').textContent") == "rows 5001 to 5200"
+    assert crowded.errors == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from verinet.solvers.lipschitz.cone import chain_cone
 from verinet.solvers.lipschitz.form import Chain, Matrix
 from verinet.solvers.sdp.cone import ConeProblem
+from verinet.solvers.sdp.interior import interior_point
 from verinet.solvers.sdp.start import complete, feasible_start, inner_point, least_rho
 
 from tests.unit.sdp.chains import KINDS, chain
@@ -74,3 +76,25 @@ def test_infeasible_multipliers_are_refused() -> None:
     assert inner_point(problem, start) is start
     repaired = inner_point(problem, replace(start, tau=0 * start.tau))
     assert least_slack(problem, repaired) > 1e-3
+
+
+@pytest.mark.parametrize("norms", [(math.inf, 2.0), (4.0, 1.5), (math.inf, 1.0), (2.0, 2.0)])
+def test_a_network_that_is_zero_warns_of_nothing(norms: tuple[float, float]) -> None:
+    problem = ConeProblem(
+        np.zeros((3, 5)), np.zeros((2, 5)), np.arange(3), np.arange(3), np.zeros(3, dtype=np.int64), *norms
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 <= interior_point(problem).bound < 1e-90
+
+
+def test_blocks_that_hardly_matter_start_with_small_losses() -> None:
+    """y = x + r w with r tiny, many times over: the start is about 1, and no product of the depths' own bounds."""
+    depth, size = 12, 1e-6
+    m, my = np.zeros((depth, depth + 1)), np.zeros((1, depth + 1))
+    for row in range(depth):
+        m[row, :row], m[row, -1] = size, 1.0
+    my[0, :depth], my[0, -1] = size, 1.0
+    problem = ConeProblem(m, my, np.arange(depth), np.arange(depth), np.arange(depth))
+    start = feasible_start(problem)
+    assert math.sqrt(float(start.tau[0])) < 1.6  # SLACK alone is a factor of sqrt(2)

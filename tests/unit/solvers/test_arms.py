@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import random
+import time
 
 import numpy as np
 import pytest
 import torch
 from verinet.solvers.arms import InputArm, NeuronArm, single_boxes
 from verinet.solvers.branching.outcome import End
-from verinet.solvers.query import Query
+from verinet.solvers.query import Clock, Query
 from verinet.solvers.root import Root
 from verinet.solvers.strategy import Strategy, effective_axes
 
@@ -128,3 +131,33 @@ def test_the_strategy_reports_its_searches_and_the_gap() -> None:
     assert solution.end is End.TIME
     assert solution.gap is not None and solution.gap > 0
     assert set(solution.trail) == {"input-split", "neuron-split"}
+
+
+class _Flickering:
+    """A clock that is over now and then, at the query's own limit as well: nothing may be closed by that."""
+
+    def __init__(self, query: Query, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self.clock = Clock(time.monotonic, time.monotonic() + 60, lambda: self._draw.random() < 0.3)
+        self.query = dataclasses.replace(query, clock=self.clock)
+
+
+@ARMS
+@pytest.mark.parametrize("seed", range(2))
+def test_a_clock_that_runs_out_anywhere_closes_nothing(arm: type[InputArm] | type[NeuronArm], seed: int) -> None:
+    """Two boxes with two kinds of clauses; the second box holds a violation, which only `offer` could settle."""
+    graph = random_graph(2, "Relu", "chain", depth=1)
+    lower, upper = random_boxes(2, 2, 0.4)
+    values = graph.forward(samples(lower, upper, 2, 3000).reshape(-1, 3)).reshape(3000, 2, 2)
+    out = [float((values[:, b] @ ROW).min()) for b in (0, 1)]
+    clauses = [Clause(0, rows(ROW.numpy(), [out[0] - 0.2])), Clause(1, rows(ROW.numpy(), [out[1] - 0.2]))]
+    clauses += [Clause(1, rows(np.stack([ROW.numpy()] * 2), [out[1] + 0.05] * 2))]
+    boxes = [(lo.numpy(), hi.numpy()) for lo, hi in zip(lower, upper, strict=True)]
+    flickering = _Flickering(query_of(graph, property_of(boxes, clauses, 2)), seed)
+    search = arm(flickering.query, lambda points: False, silent)
+    for _ in range(8):
+        outcome = search.run(flickering.clock.until(0.05))
+        assert outcome.end is not End.CLOSED
+        assert search.closed_mass < 1.0
+        if outcome.end is not End.TIME:
+            break

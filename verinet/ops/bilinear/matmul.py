@@ -177,6 +177,40 @@ class MatMulTwo(NonlinearOp):
         to_x, to_y = radius.x * times_y(share, radius.y), radius.y * times_x(share, radius.x)
         return summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)
 
+    def halving_gains(
+        self,
+        rows: Tensor,
+        lowers: Sequence[Tensor],
+        uppers: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        upper: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Per entry of either factor, how much less loose the bound is at a point once its interval is halved.
+
+        A score, no bound. With s, t in [-1, 1] for the place of the point in the boxes, the untilted planes miss
+        |a| dx dy (1 + sign(a) s t); a half of x has dx / 2, and 2 s -+ 1 (moved inside) for s. `upper` says which half.
+        """
+        centre, radius = self._boxes(lowers, uppers)
+        point = self._align(inputs)
+        place = Sides(_place(point.x, centre.x, radius.x), _place(point.y, centre.y, radius.y))
+        size = rows.abs()
+        flat = times_y(size, radius.y), times_y(rows, radius.y * place.y)
+        to_x = _halved(radius.x, place.x, flat, upper)
+        flat = times_x(size, radius.x), times_x(rows, radius.x * place.x)
+        to_y = _halved(radius.y, place.y, flat, upper)
+        return summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)
+
+
+def _place(point: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Where a point stands in its interval, in [-1, 1]."""
+    return ((point - centre) / torch.where(radius > 0, radius, torch.ones_like(radius))).clamp(-1, 1)
+
+
+def _halved(radius: Tensor, place: Tensor, weights: tuple[Tensor, Tensor], upper: bool) -> Tensor:
+    inside = (2 * place - 1 if upper else 2 * place + 1).clamp(-1, 1)
+    before, after = weights[0] + weights[1] * place, weights[0] + weights[1] * inside
+    return radius * (before - 0.5 * after)
+
 
 def _unpacked(lines: Lines) -> tuple[Sides, Sides, Tilts | None]:
     return Sides(lines[0], lines[2]), Sides(lines[1], lines[3]), tilts_of(lines[6:])

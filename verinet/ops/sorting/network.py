@@ -18,6 +18,7 @@ from verinet.ops.activations import find
 from verinet.ops.linear.arithmetic import Add
 from verinet.ops.linear.dense import Dense
 from verinet.ops.scalar import Elementwise
+from verinet.ops.sorting.pairs import with_distances
 from verinet.ops.sorting.sort import SortLast
 
 LARGEST_GROUP = 16  # beyond, the network is so deep that it is looser than the joint planes
@@ -43,9 +44,12 @@ def comparators(count: int) -> list[Layer]:
 
 
 def with_comparators(graph: Graph, largest: int = LARGEST_GROUP) -> Graph:
-    """The same function, with comparators in place of every sort of at most `largest` entries."""
+    """The same function, with comparators in place of every sort of at most `largest` entries.
+
+    Maxima of few candidates become rounds of distances, see `verinet.ops.sorting.pairs`.
+    """
     if not any(isinstance(node.op, SortLast) for node in graph.nodes):
-        return graph
+        return with_distances(graph)
     nodes: list[Node] = []
     moved: dict[int, int] = {}
     for position, node in enumerate(graph.nodes):
@@ -55,7 +59,7 @@ def with_comparators(graph: Graph, largest: int = LARGEST_GROUP) -> Graph:
         else:
             nodes.append(dataclasses.replace(node, inputs=inputs))
         moved[position] = len(nodes) - 1
-    return Graph(tuple(nodes))
+    return with_distances(Graph(tuple(nodes)))
 
 
 def _append_network(nodes: list[Node], source: int, sort: Node) -> None:

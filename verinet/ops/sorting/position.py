@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from verinet.ops.base import Lines
+from verinet.ops.base import Frame, Lines
 from verinet.ops.scalar import Elementwise
 from verinet.ops.scalar_function import ScalarFunction
 
@@ -58,12 +58,10 @@ class Position(Elementwise):
         low, high = self._ends(lowers, uppers)
         return (high > low,)
 
-    def lines(
-        self, lowers: Sequence[Tensor], uppers: Sequence[Tensor], multipliers: Sequence[Tensor] | None = None
-    ) -> Lines:
+    def framed_lines(self, frame: Frame, multipliers: Sequence[Tensor]) -> Lines:
         """Constants where one integer is left."""
-        low_slope, low_offset, high_slope, high_offset, *touches = super().lines(lowers, uppers, multipliers)
-        low, high = self._ends(lowers, uppers)
+        low_slope, low_offset, high_slope, high_offset, *touches = super().framed_lines(frame, multipliers)
+        low, high = self._ends(frame.lowers, frame.uppers)
         single, zero = (high == low).expand_as(low_offset), torch.zeros_like(low_offset)
         return (
             *(torch.where(single, zero, low_slope), torch.where(single, low.expand_as(zero), low_offset)),

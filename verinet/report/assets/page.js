@@ -15,14 +15,37 @@
     return up ? order : -order;
   };
 
+  // The table of all instances may have very many rows. Browsers are slow with them, so only one page is in the document.
+  const PAGE = 200, MANY = 2000, PATIENCE = 150;
+  const table = document.getElementById("all");
+  const all = table ? [...table.tBodies[0].rows] : [];
+  let matching = all, first = 0;
+  const pager = document.querySelector("[data-pages=all]");
+  const render = () => {
+    first = Math.max(0, Math.min(first, Math.floor((matching.length - 1) / PAGE) * PAGE));
+    table.tBodies[0].replaceChildren(...matching.slice(first, first + PAGE));
+    pager.hidden = matching.length <= PAGE;
+    pager.querySelector("span").textContent = `rows ${first + 1} to ${Math.min(first + PAGE, matching.length)}`;
+    pager.querySelector("[data-step='-1']").disabled = first === 0;
+    pager.querySelector("[data-step='1']").disabled = first + PAGE >= matching.length;
+  };
+  const turn = (step) => {
+    first += step * PAGE;
+    render();
+    table.closest(".scroll").scrollTop = 0;
+  };
+
   const sort = (head) => {
-    const table = head.closest("table"), body = table.tBodies[0];
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    const mine = head.closest("table"), up = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of mine.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const rows = [...body.rows].map((row) => [value(row, head.cellIndex), row]);
-    rows.sort((one, other) => compare(one[0], other[0], up));
-    body.append(...rows.map((pair) => pair[1]));
+    const order = (rows) => {
+      const pairs = rows.map((row) => [value(row, head.cellIndex), row]);
+      return pairs.sort((one, other) => compare(one[0], other[0], up)).map((pair) => pair[1]);
+    };
+    if (mine !== table) { mine.tBodies[0].append(...order([...mine.tBodies[0].rows])); return; }
+    all.splice(0, all.length, ...order(all));
+    filter();
   };
 
   for (const head of document.querySelectorAll(".sortable th")) {
@@ -41,21 +64,32 @@
   };
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.status);
-    const rows = [...document.querySelector("#all").tBodies[0].rows];
-    let shown = 0;
-    for (const row of rows) {
-      row.hidden = !words.every((word) => textOf(row).includes(word)) || (wanted.length > 0 && !wanted.includes(row.dataset.status));
-      shown += row.hidden ? 0 : 1;
-    }
-    document.querySelector("output[data-count=all]").textContent = `${shown} of ${rows.length}`;
+    const wanted = new Set(chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.status));
+    matching = all.filter((row) => (wanted.size === 0 || wanted.has(row.dataset.status)) && words.every((word) => textOf(row).includes(word)));
+    first = 0;
+    render();
+    document.querySelector("output[data-count=all]").textContent = `${matching.length} of ${all.length}`;
+  };
+  let waiting = 0;
+  const typed = () => {
+    clearTimeout(waiting);
+    if (all.length <= MANY) filter();
+    else waiting = setTimeout(filter, PATIENCE);
   };
   const clear = () => {
     search.value = "";
     for (const chip of chips) chip.setAttribute("aria-pressed", "false");
     filter();
   };
-  if (search) search.addEventListener("input", filter);
+  if (search) search.addEventListener("input", typed);
+  if (table) {
+    render();
+    addEventListener("beforeprint", () => table.tBodies[0].replaceChildren(...matching));
+    addEventListener("afterprint", render);
+  }
+  for (const button of pager ? pager.querySelectorAll("button") : []) {
+    button.addEventListener("click", () => turn(Number(button.dataset.step)));
+  }
   for (const chip of chips) {
     chip.addEventListener("click", () => {
       chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
@@ -64,9 +98,11 @@
   }
 
   const go = (number) => {
-    const row = document.getElementById(`i${number}`);
+    const row = all.find((one) => one.id === `i${number}`);
     if (!row) return;
-    if (row.hidden) clear();
+    if (!matching.includes(row)) clear();
+    first = Math.floor(matching.indexOf(row) / PAGE) * PAGE;
+    render();
     for (const old of document.querySelectorAll("tr.lit")) old.classList.remove("lit");
     row.classList.add("lit");
     row.scrollIntoView({ block: "center" });
