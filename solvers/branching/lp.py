@@ -200,6 +200,8 @@ class Program:
             soft = [np.full(len(e), float(kind in BOUNDS)) for kind, _, e in self._rows.owners]
             matrix = np.column_stack([matrix, -np.concatenate([*soft, np.zeros(0)])])
             costs, limits = np.append(costs, price), np.vstack([limits, [[0.0, np.inf]]])
+        if not (np.isfinite(matrix).all() and np.isfinite(costs).all() and np.isfinite(whole[:, 0]).all()):
+            return None  # an overflow: nothing that could be solved
         found = linprog(costs, A_ub=matrix, b_ub=whole[:, 0], bounds=limits, method="highs", options=LIMIT)
         if found.status != 0:
             return None
