@@ -94,6 +94,8 @@ class Deepener:
         one = next((p.take(m.nonzero()[:1].squeeze(1)) for p, m in group if bool(m.any())), None)
         if one is None:
             return 0
+        # Closed siblings need nothing: what all open leaves share is known at the node that is sharpened.
+        prefix = _common(group, one.literals, prefix)
         # Bounds that the leaf has of its own hold below the leaf, not at the node of the tree above it.
         one.literals, one.warm, one.parent, one.inner = one.literals.first(prefix), None, None, None
         group = [(p, m & _below(p, one.literals)) for p, m in group]
@@ -147,6 +149,17 @@ def _below(part: Leaves, node: Literals) -> Tensor:
     pairs = ((own.node, node.node), (own.index, node.index), (own.sign, node.sign), (own.point, node.point))
     same = torch.stack([(mine == its).all(1) for mine, its in pairs])
     return same.all(0)
+
+
+def _common(group: list[tuple[Leaves, Tensor]], one: Literals, prefix: int) -> int:
+    """How many leading literals of one leaf all leaves of a group have, at least `prefix`."""
+    shared = int((one.node[0] >= 0).sum())
+    for part, mask in group:
+        own = part.literals.take(mask).padded(shared).first(shared)
+        pairs = ((own.node, one.node), (own.index, one.index), (own.sign, one.sign), (own.point, one.point))
+        same = torch.stack([(mine == its[:, :shared]).all(0) for mine, its in pairs]).all(0)
+        shared = int(same.long().cumprod(0).sum())
+    return max(prefix, shared)
 
 
 def _signed(part: Leaves, column: int, sign: float) -> Tensor:
