@@ -28,6 +28,8 @@ FIRST_SLICE = 1.0  # seconds
 UNDEFINED_SECONDS = 10.0  # for finding a violation where the network has no value on parts of the region
 LARGE = 20_000  # entries of the widest layer
 EVERY = 4  # the runner-up gets one slice in so many
+FEW_AXES = 10
+EVERY_MANY = 2  # the same with more axes: there, how fast boxes close at first says little about the rest
 
 
 @dataclass(slots=True)
@@ -100,7 +102,8 @@ class Strategy:
         fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
         if fresh:
             return min(fresh, key=lambda m: m.seconds)
-        return min(others, key=lambda m: m.seconds) if others and turn % EVERY == EVERY - 1 else best
+        every = EVERY if effective_axes(self.query) <= FEW_AXES else EVERY_MANY
+        return min(others, key=lambda m: m.seconds) if others and turn % every == every - 1 else best
 
     def _retire(self, meter: Meter) -> None:
         """A search that can go no further. After the last one, neurons are split where only boxes were so far."""
@@ -132,7 +135,7 @@ class Strategy:
         return 2 * FIRST_SLICE if meters[0].seconds >= self._head_start() else 0.0
 
     def _head_start(self) -> float:
-        return 8 * FIRST_SLICE if effective_axes(self.query) <= 10 or self.query.boxes > 8 else 2 * FIRST_SLICE
+        return 8 * FIRST_SLICE if effective_axes(self.query) <= FEW_AXES or self.query.boxes > 8 else 2 * FIRST_SLICE
 
     @property
     def _nonlinear(self) -> bool:
