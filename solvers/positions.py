@@ -15,7 +15,7 @@ from torch import Tensor
 from verinet.solvers.branching.outcome import End, Offer, Outcome
 from verinet.solvers.query import Clock, Query
 
-from verinet.ir.graph import Graph, InputOp, Node
+from verinet.ir.graph import Graph, InputOp, Node, total
 from verinet.ops.scalar import DomainError
 from verinet.ops.shape.index import Index, index_op
 from verinet.ops.sorting.position import Position
@@ -23,6 +23,7 @@ from verinet.propagation.interval import interval_pass
 
 MOST_CASES = 4096
 MOST_OFFERS = 64
+MOST_ENTRIES = 1 << 25  # of all nodes and boxes of one interval pass
 _CHUNK = 64
 
 
@@ -97,15 +98,10 @@ def close_cases(query: Query, offer: Offer, clock: Clock) -> Outcome | None:
     A case that stays open is tried as a candidate at the middle of its box.
     """
     cases = cases_of(query)
-    if cases is None:
+    margin = None if cases is None else _all_margins(query, cases, clock)
+    if cases is None or margin is None:
         return None
     count = int(cases.box.numel())
-    margins: list[Tensor] = []
-    for begin in range(0, count, _CHUNK):
-        if clock.over():
-            return None
-        margins.append(_margins(query, cases, torch.arange(begin, min(begin + _CHUNK, count))))
-    margin = torch.cat(margins)
     still = (~(margin > 0)).nonzero().reshape(-1)
     if still.numel() == 0:
         return Outcome(End.CLOSED, None, count, count, 0)
@@ -114,6 +110,29 @@ def close_cases(query: Query, offer: Offer, clock: Clock) -> Outcome | None:
         if clock.over() or offer(_point(query, cases, case).unsqueeze(0).cpu().numpy()):
             return None if clock.over() else Outcome(End.CANDIDATE, None, count, count - int(still.numel()), 1)
     return None
+
+
+def close_by_intervals(query: Query, clock: Clock) -> Outcome | None:
+    """CLOSED where intervals of the whole boxes decide everything: `softmax >= 0` needs no search. None elsewhere."""
+    count = query.boxes
+    entries = sum(total(node.shape) for node in query.graph.nodes)
+    if count > MOST_CASES or min(count, _CHUNK) * entries > MOST_ENTRIES:
+        return None
+    numbers = torch.arange(count, device=query.lower.device)
+    margin = _all_margins(query, Cases(query.graph, query.lower, query.upper, numbers, ()), clock)
+    decided = margin is not None and bool((margin > 0).all())
+    return Outcome(End.CLOSED, None, count, count, 0) if decided else None
+
+
+def _all_margins(query: Query, cases: Cases, clock: Clock) -> Tensor | None:
+    """Certified margins (cases,); None when time is over."""
+    count = int(cases.box.numel())
+    margins: list[Tensor] = []
+    for begin in range(0, count, _CHUNK):
+        if clock.over():
+            return None
+        margins.append(_margins(query, cases, torch.arange(begin, min(begin + _CHUNK, count))))
+    return torch.cat(margins)
 
 
 def _margins(query: Query, cases: Cases, part: Tensor) -> Tensor:

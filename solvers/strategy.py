@@ -12,7 +12,7 @@ from verinet.solvers.attack.pgd import Attack, AttackPlan
 from verinet.solvers.attack.surrogate import before_softmax, sloped
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.pieces import Outside
-from verinet.solvers.positions import close_cases
+from verinet.solvers.positions import close_by_intervals, close_cases
 from verinet.solvers.query import Clock, Query
 
 from verinet.errors import PropertyError
@@ -122,10 +122,10 @@ class Strategy:
         return clock if self._last_moment is None else clock.until(max(0.0, self._last_moment - clock.now()))
 
     def _opening(self, clock: Clock) -> Solution | None:
-        """What needs no search tree: a quick attack, and cases of positions that depend on the input."""
+        """What needs no search tree: a quick attack, intervals, and cases of positions that depend on the input."""
         if self._quick_attack(clock):
             return self._end(End.CANDIDATE)
-        decided = close_cases(self.query, self.offer, clock)
+        decided = close_by_intervals(self.query, clock) or close_cases(self.query, self.offer, clock)
         return None if decided is None else self._finish(decided, decided.end)
 
     def _trial(self, meter: Meter, meters: list[Meter]) -> float:

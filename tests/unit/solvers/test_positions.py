@@ -8,15 +8,22 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from verinet.solvers.positions import cases_of, close_cases
+from verinet.solvers.branching.outcome import End
+from verinet.solvers.positions import cases_of, close_by_intervals, close_cases
 from verinet.solvers.query import Clock, Query, clause_table
 
 import verinet
 from tests.unit.frontends.test_selection import patch
+from tests.unit.solvers.queries import property_of, rows
+from tests.unit.solvers.queries import query_of as hand_made
 from verinet.frontends.onnx import load_onnx
 from verinet.ir.check import check_structure
+from verinet.ir.graph import Graph, InputOp, Node
+from verinet.ops.activations.registry import lookup
+from verinet.ops.scalar import Elementwise
 from verinet.ops.sorting.position import Position
 from verinet.spec import read_property
+from verinet.spec.property import Clause
 
 TOP = 3.75  # both inputs lie in [0, TOP], so that each position is one of 0, 1, 2, 3
 
@@ -89,3 +96,24 @@ def test_without_positions_or_with_negative_ones_there_are_no_cases(tmp_path: Pa
         plain = tuple(n for n in query.graph.nodes if not isinstance(n.op, Position))
         query = Query(type(query.graph)(plain[:1]), query.lower, query.upper, query.table, query.prop, query.clock)
     assert cases_of(query) is None
+
+
+@pytest.mark.parametrize("boxes", [1, 3])
+def test_intervals_alone_close_what_they_decide(boxes: int) -> None:
+    """y = relu(x) on [-1, 2]: y <= -0.5 never holds and intervals show it; y <= 0.5 holds at 0."""
+    relu = lookup("Relu", {})
+    assert relu is not None
+    graph = Graph(
+        (
+            Node(InputOp(1), (), (1,), "x"),
+            Node(Elementwise(relu, 1), (0,), (1,), "relu"),
+        )
+    )
+    box = (np.array([-1.0]), np.array([2.0]))
+    for limit, closed in ((-0.5, True), (0.5, False), (0.0, False)):
+        clauses = [Clause(i, rows([[1.0]], [limit if i == boxes - 1 else -0.5])) for i in range(boxes)]
+        query = hand_made(graph, property_of([box] * boxes, clauses, 1))
+        outcome = close_by_intervals(query, query.clock)
+        assert (outcome is not None and outcome.end is End.CLOSED and outcome.closed == boxes) is closed
+    late = Clock(lambda: 2.0, 1.0)
+    assert close_by_intervals(query, late) is None

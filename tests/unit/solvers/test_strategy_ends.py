@@ -119,6 +119,8 @@ def test_the_verdict_says_how_the_search_ended(
 ) -> None:
     arms = [Script("a", _end(End.TIME, -0.5), _end(end, -0.25))]
     monkeypatch.setattr(Strategy, "_arms", lambda self: arms)
+    # Nothing but the scripted arms may answer: intervals alone would prove this claim.
+    monkeypatch.setattr("verinet.solvers.strategy.close_by_intervals", lambda query, clock: None)
     path = onnx_chain(random_chain((3, 5, 2), 0), tmp_path)
     claim = property_of([(-np.ones(3), np.ones(3))], [Clause(0, rows([1.0, -0.5], [-1e6]))], 2)
     verdict = verinet.verify(path, claim, timeout=1.5 if end is End.TIME else 60, device="cpu")
