@@ -159,8 +159,3 @@ def _single(values: Sequence[Tensor]) -> bool:
     """True if every column has at most one entry that is not zero: sums then have one term."""
     counts = sum(((v != 0).reshape(v.shape[0], -1).sum(1) for v in values), values[0].new_zeros(values[0].shape[0]))
     return bool((counts <= 1).all())
-
-
-def is_power_scale(op: LinearOp) -> bool:
-    """True for a `Scale` by powers of two (0 included)."""
-    return isinstance(op, Scale) and bool(power_of_two(op.factor).all())

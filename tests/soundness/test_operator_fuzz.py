@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 import pytest
@@ -59,7 +60,8 @@ def test_no_operator_is_forgotten() -> None:
     """Every nonlinear operator is fuzzed here, or is a function of one variable, which `test_scalar_fuzz` covers."""
     for module in pkgutil.walk_packages(verinet.ops.__path__, "verinet.ops."):
         importlib.import_module(module.name)
-    ours = {c for c in subclasses(NonlinearOp) if c.__module__.startswith("verinet.")}
+    named = {c for c in subclasses(NonlinearOp) if c.__module__.startswith("verinet.")}
+    ours = {c for c in named if not inspect.isabstract(c)}  # a shared base without a meaning of its own bounds nothing
     assert ours == {type(operator.case.op) for operator in OPERATORS.values()} | {Elementwise, Position}
 
 

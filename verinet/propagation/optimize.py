@@ -235,7 +235,8 @@ def climb(
         new = evaluate(
             problem,
             backward,
-            ascend(problem, backward, best.multipliers, slopes, (adam, rates)),
+            # Rates per row have found their own scale; measured, units make them worse.
+            ascend(problem, backward, best.multipliers, slopes, (adam, rates), in_spans=False),
             _raised(problem, best.betas, up, (adam, rates * rule.beta_share)),
         )
         worse = ~(new.bound > best.bound)
@@ -266,8 +267,9 @@ def ascend(
     multipliers: Multipliers,
     gradients: Mapping[int, Sequence[Tensor]],
     rule: tuple[Adam, float | Tensor],
+    in_spans: bool = True,
 ) -> Multipliers:
-    """One step of all slopes; the rate is one number, in units of the range of each slope, or one per row."""
+    """One step of all slopes; the rate is one number or one per row, by default in units of the range of each slope."""
     adam, rate = rule
     result: Multipliers = {}
     for position, values in multipliers.items():
@@ -276,8 +278,7 @@ def ascend(
             adam.step((position, k), g.expand_as(v), rate)
             for k, (v, g) in enumerate(zip(values, gradients[position], strict=True))
         ]
-        # Rates per row have found their own scale; measured, spans make them worse.
-        spans = None if isinstance(rate, Tensor) else op.framed_spans(frame)
+        spans = op.framed_spans(frame) if in_spans else None
         if spans is not None:
             steps = [s * span for s, span in zip(steps, spans, strict=True)]
         result[position] = op.framed_project(frame, [v + s for v, s in zip(values, steps, strict=True)])

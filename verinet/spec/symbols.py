@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from verinet.spec.property import Network2, Variable2
 
@@ -19,19 +18,6 @@ class UnknownVariableError(LookupError):
     def __init__(self, fact: str, hint: str = "") -> None:
         super().__init__(fact)
         self.fact, self.hint = fact, hint
-
-
-class Symbols(Protocol):
-    """What a formula needs to know about variables."""
-
-    def resolve(self, name: str) -> int:
-        """2*i for input i, 2*j + 1 for hidden or output entry j. Raises UnknownVariableError."""
-
-    def sizes(self) -> tuple[int, int]:
-        """Numbers of inputs, and of hidden and output entries."""
-
-    def name_of(self, code: int) -> str:
-        """What the file calls a code."""
 
 
 class Symbols1:

@@ -12,9 +12,10 @@ from torch import Tensor
 from verinet.ir.graph import Shape
 from verinet.numerics.rounding import tiny
 from verinet.ops import scalar_lines, scalar_slopes
-from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
-from verinet.ops.bilinear.events import aligned_event, summed_event
+from verinet.ops.base import Lines, Pulled
+from verinet.ops.bilinear.events import summed_event
 from verinet.ops.bilinear.faces import Strip, face, lower_plane, upper_plane
+from verinet.ops.bilinear.two import PlanesOfTwo
 from verinet.ops.scalar_function import ScalarFunction
 
 _STEPS = 14
@@ -22,7 +23,7 @@ _STEPS = 14
 
 
 @dataclass(frozen=True)
-class Gate(NonlinearOp):
+class Gate(PlanesOfTwo):
     """z = h(x) * y with broadcasting; `left` and `right` are the event shapes of x and y.
 
     A plane that is not dominated touches both faces of y's interval, so its slope in x decides the rest: one parameter
@@ -45,13 +46,6 @@ class Gate(NonlinearOp):
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Self:
         return replace(self, function=self.function.to(dtype, device))
-
-    @property
-    def rank(self) -> int:
-        return max(len(self.left), len(self.right))
-
-    def _align(self, pair: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return aligned_event(pair[0], self.left, self.rank), aligned_event(pair[1], self.right, self.rank)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x, y = self._align(inputs)
@@ -120,17 +114,7 @@ class Gate(NonlinearOp):
         return *below[:3], *above[:3], *touches, yl, yu, most - least, strip.size, size_y
 
     def pull(self, rows: Tensor, lines: Lines) -> Pulled:
-        to_x, to_y = rows * select(rows, lines[0], lines[3]), rows * select(rows, lines[1], lines[4])
-        offset = rows * select(rows, lines[2], lines[5])
-        # Sums over repeated entries round relative to their terms, so the terms are charged here.
-        size = offset.abs() + to_x.abs() * lines[13] + to_y.abs() * lines[14]
-        parts = summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)
-        return Pulled(parts, event_sum(offset, self.rank), event_sum(size, self.rank))
-
-    def push(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> Tensor:
-        x, y = self._align(inputs)
-        low = lines[0] * x + lines[1] * y + lines[2]
-        return select(rows, low, lines[3] * x + lines[4] * y + lines[5])
+        return self._pulled(rows, lines, (lines[13], lines[14]))
 
     def gradient(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> tuple[Tensor, ...]:
         """a (x - touch) times the range of slopes; the touch is interpolated between the faces, as y stands."""
@@ -140,17 +124,3 @@ class Gate(NonlinearOp):
         low = x - lines[6] * (1 - share) - lines[7] * share
         high = x - lines[8] * (1 - share) - lines[9] * share
         return rows.clamp(min=0) * low * lines[12], rows.clamp(max=0) * high * lines[12]
-
-    def project(
-        self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        return tuple(m.clamp(0, 1) for m in multipliers)
-
-    def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return summed_event(amount, self.left, self.rank), summed_event(amount, self.right, self.rank)
-
-    def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
-        return lines[0:2], lines[2], lines[3:5], lines[5]
-
-    def aligned(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        return self._align(tensors)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from verinet.ir.graph import Shape
-from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum, select
-from verinet.ops.bilinear.events import aligned_event, summed_event
+from verinet.ops.base import Lines, Pulled
+from verinet.ops.bilinear.events import summed_event
+from verinet.ops.bilinear.two import PlanesOfTwo
 
 
 @dataclass(frozen=True)
-class Product(NonlinearOp):
+class Product(PlanesOfTwo):
     """z = x * y with broadcasting; `left` and `right` are the event shapes.
 
     Lower planes: slopes k_x = r y_l + (1-r) y_u, k_y = r x_l + (1-r) x_u for any r in [0, 1]; upper planes:
@@ -29,13 +30,6 @@ class Product(NonlinearOp):
     left: Shape
     right: Shape
     limit: float = float("inf")
-
-    @property
-    def rank(self) -> int:
-        return max(len(self.left), len(self.right))
-
-    def _align(self, pair: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return aligned_event(pair[0], self.left, self.rank), aligned_event(pair[1], self.right, self.rank)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x, y = self._align(inputs)
@@ -87,22 +81,9 @@ class Product(NonlinearOp):
         )
 
     def pull(self, rows: Tensor, lines: Lines) -> Pulled:
-        to_x, to_y = rows * select(rows, lines[0], lines[3]), rows * select(rows, lines[1], lines[4])
-        offset = rows * select(rows, lines[2], lines[5])
-        # Summing broadcast axes rounds relative to the terms, not to their sum, so the terms are charged here.
         x_l, x_u, y_l, y_u = lines[6:10]
-        size = offset.abs() + to_x.abs() * torch.maximum(x_l.abs(), x_u.abs())
-        size = size + to_y.abs() * torch.maximum(y_l.abs(), y_u.abs())
-        return Pulled(
-            (summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)),
-            event_sum(offset, self.rank),
-            event_sum(size, self.rank),
-        )
-
-    def push(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> Tensor:
-        x, y = self._align(inputs)
-        low = lines[0] * x + lines[1] * y + lines[2]
-        return select(rows, low, lines[3] * x + lines[4] * y + lines[5])
+        reach = torch.maximum(x_l.abs(), x_u.abs()), torch.maximum(y_l.abs(), y_u.abs())
+        return self._pulled(rows, lines, reach)
 
     def gradient(self, rows: Tensor, lines: Lines, *inputs: Tensor) -> tuple[Tensor, ...]:
         x, y = self._align(inputs)
@@ -110,17 +91,3 @@ class Product(NonlinearOp):
         lower = (yl - yu) * x + (xl - xu) * y - xl * yl + xu * yu
         upper = (yu - yl) * x + (xl - xu) * y - xl * yu + xu * yl
         return rows.clamp(min=0) * lower, rows.clamp(max=0) * upper
-
-    def project(
-        self, multipliers: Sequence[Tensor], lowers: Sequence[Tensor], uppers: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        return tuple(m.clamp(0, 1) for m in multipliers)
-
-    def blame(self, amount: Tensor, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return summed_event(amount, self.left, self.rank), summed_event(amount, self.right, self.rank)
-
-    def slopes(self, lines: Lines) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Tensor] | None:
-        return lines[0:2], lines[2], lines[3:5], lines[5]
-
-    def aligned(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        return self._align(tensors)
