@@ -14,7 +14,7 @@ from torch import Tensor
 from verinet.solvers.branching.clip import clip_boxes
 from verinet.solvers.branching.input_scores import blamed_on_inputs
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
-from verinet.solvers.branching.stack import pop_batch
+from verinet.solvers.branching.stack import join_parents, pop_batch
 from verinet.solvers.query import Clock, Query
 
 from verinet.errors import InternalError
@@ -271,6 +271,8 @@ class InputSplit:
 
     def _branch(self, chunk: Chunk, bounded: Bounded, planes: Planes | None) -> bool:
         """Split every domain in two along the axis with the largest score; False when boxes are down to points."""
+        if not self.axes.numel():
+            return False
         score = self.scores(chunk, bounded, planes)
         axis = self.axes[score.argmax(1)]
         here = torch.arange(len(chunk), device=axis.device)
@@ -321,17 +323,8 @@ def join_chunks(parts: list[Chunk]) -> Chunk:
     """Several chunks as one, their parents' planes side by side."""
     if len(parts) == 1:
         return parts[0]
-    planes, parent = None, None
-    if all(p.planes is not None and p.parent is not None for p in parts):
-        offset, index, kept = 0, [], []
-        for part in parts:
-            if part.planes is None or part.parent is None:
-                continue
-            used, inverse = part.parent.unique(return_inverse=True)
-            kept.append(part.planes.take(used))
-            index.append(inverse + offset)
-            offset += int(used.numel())
-        planes, parent = Planes.join(kept), torch.cat(index)
+    found = join_parents([(p.planes, p.parent) for p in parts], Planes.take)
+    planes, parent = (None, None) if found is None else (Planes.join(found[0]), found[1])
     return Chunk(
         torch.cat([p.lower for p in parts]),
         torch.cat([p.upper for p in parts]),

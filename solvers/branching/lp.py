@@ -22,6 +22,7 @@ from verinet.ops.base import LinearOp, NonlinearOp
 from verinet.ops.pooling.maximum import MaxLast
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import SplitRows
+from verinet.propagation.ends import seen
 from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import Multipliers
 from verinet.propagation.sweep import Layers
@@ -113,9 +114,9 @@ class Program:
             shapes = self.graph.input_shapes(position)
             inputs = [self.values[i].reshape(-1, *s) for i, s in zip(node.inputs, shapes, strict=True)]
             if isinstance(node.op, LinearOp):
-                value = node.op.linear(*inputs)
-                value[:1] = node.op.forward(*(t[:1] for t in inputs))
-                self.values[position] = value.reshape(1 + self.symbols, -1)
+                # Joined, not written into: what `linear` returns may be its input, or one entry seen many times.
+                parts = node.op.forward(*(t[:1] for t in inputs)), node.op.linear(*(t[1:] for t in inputs))
+                self.values[position] = torch.cat(parts).reshape(1 + self.symbols, -1)
                 continue
             mask = self._free[position]
             value = like.new_zeros(1 + self.symbols, mask.numel())
@@ -252,7 +253,7 @@ class Program:
         pairs = [self.layers.known[i] for i in node.inputs]
         if not isinstance(node.op, NonlinearOp):
             raise TypeError(node.name)
-        values = node.op.multipliers([lo for lo, _ in pairs], [hi for _, hi in pairs])
+        values = node.op.multipliers(*seen(node.op, pairs))
         values = tuple(v.expand(1, *v.shape[1:]).clone() for v in values)
         if isinstance(node.op, MaxLast):
             stacked = torch.stack([shares[f"candidate {k}"] for k in range(values[0].shape[-1])], 1)

@@ -74,7 +74,8 @@ class GraphBuilder:
         count = total(x.shape)
         if index.size == count and np.array_equal(index.reshape(-1), np.arange(count)):
             return self.reshape(x, tuple(index.shape))
-        op = index_op(torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64)), count)
+        own = np.array(index, dtype=np.int64, order="C")  # a copy: a reversed view of one entry counts as contiguous
+        op = index_op(torch.from_numpy(own), count)
         return self.emit(op, [x], tuple(index.shape))
 
     def positions(self, x: Variable) -> Array:

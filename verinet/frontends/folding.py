@@ -44,7 +44,10 @@ def run_node(node: OnnxNode, inputs: Inputs, opset: int, where: str) -> list[Arr
         names.pop()
     outputs = [f"o{position}" for position in range(len(node.outputs))]
     attributes = {k: _attribute(v) for k, v in node.attributes.items()}
-    made = helper.make_node(node.op, names, outputs, domain=node.domain, **attributes)
+    try:
+        made = helper.make_node(node.op, names, outputs, domain=node.domain, **attributes)
+    except ValueError as error:  # a name that is no text: a damaged file
+        raise ModelError(f"the node cannot be read: {error}", where=where) from error
     fixed = [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in zip(names, inputs, strict=False) if n]
     empty = [helper.make_empty_tensor_value_info(name) for name in outputs]
     graph = helper.make_graph([made], "one", [], empty, fixed)

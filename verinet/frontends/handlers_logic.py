@@ -7,6 +7,7 @@ integers continuous functions say the same: x > y is clip(x - y, 0, 1), and x = 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from verinet.frontends.call import Call, handles
 from verinet.frontends.elementwise import apply, scalar_function
 from verinet.frontends.handlers_arithmetic import add, multiply, subtract
 from verinet.frontends.tensors import Array, dtype_of
-from verinet.frontends.whole_numbers import is_whole
+from verinet.frontends.whole_numbers import is_nonnegative, is_whole
 
 _BOOL = np.dtype(np.bool_)
 _ONE = np.asarray(1.0)
@@ -168,7 +169,11 @@ def _smooth_choice(call: Call, condition: Variable, difference: Variable) -> Var
 
 @handles("Cast", "CastLike")
 def cast(call: Call) -> Value:
-    """Between float32 and float64 nothing changes for real numbers; to integers it cuts off the fraction."""
+    """Between float32 and float64 nothing changes for real numbers; to integers it cuts off the fraction.
+
+    Integers of 8 and 16 bits, and unsigned ones, count in a circle. Signed integers of 32 and 64 bits are taken to
+    stay within their range.
+    """
     x = call.value(0)
     if call.node.op == "CastLike":
         target = call.value(1).dtype
@@ -179,9 +184,33 @@ def cast(call: Call) -> Value:
     if target == _BOOL:
         whole = is_whole(call.builder.nodes, x)
         return _as_bool(_not(call, equals_zero(call, x)) if whole else _nonzero(call, x))
-    if target.kind in "iu" and not is_whole(call.builder.nodes, x):
-        return dataclasses.replace(_truncated(call, x), dtype=target)
+    if target.kind in "iu":
+        integers = x if is_whole(call.builder.nodes, x) else _truncated(call, x)
+        return dataclasses.replace(_wrapped(call, integers, x.dtype, target), dtype=target)
     return dataclasses.replace(x, dtype=target)
+
+
+def _wrapped(call: Call, x: Variable, source: np.dtype[Any], target: np.dtype[Any]) -> Variable:
+    """Integers as a narrow or unsigned type holds them: x - s floor((x - least) / s), with s = 2^bits.
+
+    Half a step is added, so that rounding cannot cross a jump.
+    """
+    limits = np.iinfo(target)
+    if target.kind == "i" and target.itemsize >= 4 or _fits(source, target):
+        return x
+    if target.itemsize >= 4 and is_nonnegative(call.builder.nodes, x):
+        return x
+    span = 2.0 ** (8 * target.itemsize)
+    steps = call.builder.scale(call.builder.shift(x, np.asarray(0.5 - float(limits.min))), np.asarray(1 / span))
+    return subtract(call, x, call.builder.scale(_through(call, "Floor", steps), np.asarray(span)))
+
+
+def _fits(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Whether every number of one type is one of the other."""
+    if source.kind not in "iu":
+        return source == _BOOL
+    inner, outer = np.iinfo(source), np.iinfo(target)
+    return outer.min <= inner.min and inner.max <= outer.max
 
 
 def _truncated(call: Call, x: Variable) -> Variable:

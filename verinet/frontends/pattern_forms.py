@@ -1,31 +1,51 @@
-"""The functions that patterns are compared with, and how their attributes are read off the values."""
+"""The functions that exporters spell out, in normal form, and how their attributes are read off."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from verinet.frontends.pattern_algebra import (
+    ONE,
+    VARIABLE,
+    Atom,
+    Form,
+    X,
+    add,
+    alike,
+    clip,
+    constant,
+    function,
+    multiply,
+    reciprocal,
+    scale,
+)
+
 GRID = torch.linspace(-60.0, 60.0, 2401, dtype=torch.float64)  # holds 0 and the integers
 _ROUNDED = 1e-7
 """Float32 constants such as sqrt(2) and 1/6 are off by 3e-8, relative."""
 _SAME = 1e-12
+_RISE, _FALL = Atom("Clip", VARIABLE, 0.0, math.inf), Atom("Clip", VARIABLE, -math.inf, 0.0)
 
-Fit = Callable[[Tensor], dict[str, Any] | None]
+Fit = Callable[[Form], dict[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A function by its ONNX name, operators that a spelling of it contains, and a guess of its attributes."""
+class Known:
+    """A function by its ONNX name, and its attributes where a form is that function up to `tolerance`.
+
+    With `parts`, a spelling may have no other operators: what limits are multiplied by would round them.
+    """
 
     op: str
-    needs: frozenset[str]
     fit: Fit
     tolerance: float = _ROUNDED
+    parts: frozenset[str] = frozenset()
 
 
 def close(left: Tensor, right: Tensor, tolerance: float) -> bool:
@@ -33,47 +53,78 @@ def close(left: Tensor, right: Tensor, tolerance: float) -> bool:
     return bool(((left - right).abs() <= tolerance * (1 + 10 * right.abs())).all())
 
 
-def _at(values: Tensor, x: float) -> float:
-    return float(values[int((GRID - x).abs().argmin())])
+def _gelu() -> Form:
+    inner = scale(VARIABLE, math.sqrt(0.5))
+    return scale(multiply(VARIABLE, add(ONE, function("Erf", inner))), 0.5)
 
 
-def _plain(values: Tensor) -> dict[str, Any] | None:
-    return {}
+def _gelu_tanh() -> Form:
+    cube = multiply(VARIABLE, multiply(VARIABLE, VARIABLE))
+    inner = scale(add(VARIABLE, scale(cube, 0.044715)), math.sqrt(2 / math.pi))
+    return scale(multiply(VARIABLE, add(ONE, function("Tanh", inner))), 0.5)
 
 
-def _tanh(values: Tensor) -> dict[str, Any] | None:
-    return {"approximate": "tanh"}
+def _mish() -> Form:
+    return multiply(VARIABLE, function("Tanh", function("Softplus", VARIABLE)))
 
 
-def _swish(values: Tensor) -> dict[str, Any] | None:
-    """f(1) = sigmoid(alpha)."""
-    at_one = _at(values, 1.0)
-    if not 0 < at_one < 1:
+def _mish_by_exp() -> Form:
+    """tanh(log(1 + e)) = (e^2 + 2 e) / (e^2 + 2 e + 2)."""
+    e = function("Exp", VARIABLE)
+    above = add(multiply(e, e), scale(e, 2.0))
+    return multiply(multiply(VARIABLE, above), reciprocal(add(above, constant(2.0))))
+
+
+def _softsign() -> Form:
+    return multiply(VARIABLE, reciprocal(add(ONE, function("Abs", VARIABLE))))
+
+
+def _hard_swish() -> Form:
+    return scale(multiply(VARIABLE, clip(add(VARIABLE, constant(3.0)), 0.0, 6.0)), 1 / 6)
+
+
+def _like(form: Form, **attributes: Any) -> Fit:
+    return lambda found: dict(attributes) if alike(found, form, _ROUNDED) else None
+
+
+def _swish(found: Form) -> dict[str, Any] | None:
+    """x sigmoid(alpha x)."""
+    if len(found) != 1 or len(found[0][0]) != 2 or abs(found[0][1] - 1.0) > _ROUNDED or X not in found[0][0]:
         return None
-    return {"alpha": round(math.log(at_one / (1 - at_one)), 12)}
+    gate = found[0][0][0] if found[0][0][1] == X else found[0][0][1]
+    if gate.name != "Sigmoid" or len(gate.inner) != 1 or gate.inner[0][0] != (X,):
+        return None
+    return {"alpha": gate.inner[0][1]}
 
 
-def _clip(values: Tensor) -> dict[str, Any] | None:
-    return {"min": float(values[0]), "max": float(values[-1])}
+def _clip(found: Form) -> dict[str, Any] | None:
+    if len(found) != 1 or found[0][1] != 1.0 or len(found[0][0]) != 1:
+        return None
+    atom = found[0][0][0]
+    if atom.name != "Clip" or atom.inner != VARIABLE or not (math.isfinite(atom.low) and math.isfinite(atom.high)):
+        return None
+    return {"min": atom.low, "max": atom.high}
 
 
-def _leaky(values: Tensor) -> dict[str, Any] | None:
-    return {"alpha": -_at(values, -1.0)}
+def _leaky(found: Form) -> dict[str, Any] | None:
+    """Slope 1 above 0."""
+    terms = dict(found)
+    both, above, below = terms.pop((X,), 0.0), terms.pop((_RISE,), 0.0), terms.pop((_FALL,), 0.0)
+    if terms or not (above or below) or abs(both + above - 1.0) > 1e-15:
+        return None
+    return {"alpha": both + below}
 
 
-def _forms(op: str, fit: Fit, spellings: Sequence[str], tolerance: float = _ROUNDED) -> list[Form]:
-    return [Form(op, frozenset(spelling.split()), fit, tolerance) for spelling in spellings]
-
-
-FORMS: tuple[Form, ...] = (
-    *_forms("Gelu", _plain, ["Erf Mul"]),
-    *_forms("Gelu", _tanh, ["Tanh Mul"]),
-    *_forms("Mish", _plain, ["Tanh Softplus Mul", "Tanh Exp Log Mul", "Exp Div"]),
-    *_forms("Swish", _swish, ["Sigmoid Mul", "Exp Div", "Exp Reciprocal Mul"]),
-    *_forms("Sigmoid", _plain, ["Exp Div", "Exp Reciprocal"]),
-    *_forms("Softplus", _plain, ["Exp Log"]),
-    *_forms("Softsign", _plain, ["Abs Div"]),
-    *_forms("HardSwish", _plain, ["HardSigmoid Mul", "Clip Mul", "Relu Min Mul"]),
-    *_forms("Clip", _clip, ["Relu Min", "Relu Clip", "Max Min"], _SAME),
-    *_forms("LeakyRelu", _leaky, ["Max Mul", "Min Mul", "Relu Sub", "Relu Add", "Where Mul", "Where Greater"], _SAME),
+KNOWN: tuple[Known, ...] = (
+    Known("Gelu", _like(_gelu())),
+    Known("Gelu", _like(_gelu_tanh(), approximate="tanh")),
+    Known("Mish", _like(_mish())),
+    Known("Mish", _like(_mish_by_exp())),
+    Known("Swish", _swish),
+    Known("Sigmoid", _like(function("Sigmoid", VARIABLE))),
+    Known("Softplus", _like(function("Softplus", VARIABLE))),
+    Known("Softsign", _like(_softsign())),
+    Known("HardSwish", _like(_hard_swish())),
+    Known("Clip", _clip, _SAME, frozenset(("Relu", "Clip", "Max", "Min", "Identity", "Cast"))),
+    Known("LeakyRelu", _leaky, _SAME),
 )

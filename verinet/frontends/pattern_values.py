@@ -31,6 +31,8 @@ _BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Pow": torch.pow,
     "Max": torch.maximum,
     "Min": torch.minimum,
+}
+_COMPARISONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
@@ -43,7 +45,7 @@ def can_compute(node: OnnxNode) -> bool:
     """True for elementwise operators whose values `compute` knows."""
     if node.domain:
         return False
-    if node.op in _BINARY:
+    if node.op in _BINARY or node.op in _COMPARISONS:
         return len(node.inputs) == 2
     if node.op == "Cast":
         return node.attributes.get("to") in _FLOATS
@@ -57,6 +59,8 @@ def compute(node: OnnxNode, inputs: Sequence[Tensor | None]) -> Tensor:
         return _UNARY[node.op](given[0])
     if node.op in _BINARY:
         return _BINARY[node.op](given[0], given[1])
+    if node.op in _COMPARISONS:
+        return _COMPARISONS[node.op](given[0], given[1]).double()  # arithmetic may follow, behind a cast
     if node.op == "Where":
         return torch.where(given[0].bool(), given[1], given[2])
     if node.op == "HardSigmoid":

@@ -1,8 +1,9 @@
 """Activations that exporters spell out in several nodes, recognised as the one function they are.
 
 A pattern is a piece of the graph with elementwise operators, scalar constants and one variable going in. It counts as a
-known function if its operators are those the function is made of and its values, in float64, are those of the function
-on a grid. One function has far tighter bounds than the product of its parts.
+known function if both have the same normal form, up to the float32 rounding of constants; values on a grid only say how
+much that rounding makes, and agree or the pattern is left alone. One function has far tighter bounds than the product
+of its parts.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from verinet.frontends.composition import collapse
 from verinet.frontends.elementwise import scalar_function
 from verinet.frontends.folding import evaluate
 from verinet.frontends.outline import Outline
-from verinet.frontends.pattern_forms import FORMS, GRID, close
+from verinet.frontends.pattern_algebra import VARIABLE, form_of
+from verinet.frontends.pattern_forms import GRID, KNOWN, close
 from verinet.frontends.pattern_values import can_compute, compute
 
 _LARGEST = 16  # nodes of a pattern
+_TELLING = frozenset(
+    ("Abs", "Clip", "Erf", "Exp", "HardSigmoid", "Max", "Min", "Relu", "Sigmoid", "Softplus", "Tanh", "Where")
+)
+"""Operators of which a pattern has at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,7 @@ class _Finder:
             found = _known(piece)
             if found is not None:
                 op, attributes = found
-                source = attributes.pop("source", piece.root)
-                return OnnxNode(op, last.name, (source,), last.outputs, attributes)
+                return OnnxNode(op, last.name, (piece.root,), last.outputs, attributes)
         return None
 
     def _pieces(self, last: OnnxNode) -> Iterator[Piece]:
@@ -200,29 +205,22 @@ class _Finder:
             return None
 
 
-_SAME = 4e-15
-"""A branch that is the whole function carries no deviation: only rounding may tell them apart."""
-
-
 def _known(piece: Piece) -> tuple[str, dict[str, Any]] | None:
-    """Operator and attributes of the function that a piece computes."""
-    last = piece.nodes[-1]
-    fits = [form for form in FORMS if form.needs <= piece.ops]
-    if not fits and last.op != "Where":
+    """Operator and attributes of the function that a piece computes, by their normal forms."""
+    if not piece.ops & _TELLING:
         return None
-    values = piece.values()
-    found = values[last.outputs[0]]
-    if found.shape != GRID.shape or not bool(torch.isfinite(found).all()):
+    form = form_of(piece.nodes, piece.root, {name: float(value) for name, value in piece.constants.items()})
+    if form is None:
         return None
-    if last.op == "Where":
-        for branch in last.inputs[1:]:
-            if branch not in piece.constants and close(found, values[branch].expand_as(found), _SAME):
-                return "Identity", {"source": branch}
-    for form in fits:
-        attributes = form.fit(found)
-        function = None if attributes is None else scalar_function(form.op, attributes)
-        if function is not None and attributes is not None and close(found, function.at(GRID), form.tolerance):
-            return form.op, {**attributes, **_deviation(found, function.at(GRID))}
+    if form == VARIABLE:
+        return "Identity", {}
+    for known in KNOWN:
+        attributes = known.fit(form) if piece.ops <= known.parts or not known.parts else None
+        function = None if attributes is None else scalar_function(known.op, attributes)
+        if function is not None and attributes is not None:
+            found = piece.values()[piece.nodes[-1].outputs[0]]
+            if found.shape == GRID.shape and close(found, function.at(GRID), known.tolerance):
+                return known.op, {**attributes, **_deviation(found, function.at(GRID))}
     return None
 
 

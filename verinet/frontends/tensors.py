@@ -93,8 +93,8 @@ def attributes_of(node: Any, where: str) -> dict[str, Any]:
         if attribute.type == 4:  # a tensor
             value = array_of(value, where)
         elif isinstance(value, bytes):
-            value = value.decode()
+            value = value.decode(errors="replace")
         elif attribute.type in (6, 7, 8):  # floats, ints, strings
-            value = [v.decode() if isinstance(v, bytes) else v for v in value]
+            value = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in value]
         found[attribute.name] = value
     return found

@@ -163,6 +163,7 @@ class ForwardPass:
         nodes: dict[int, NodePlanes] = {}
         for position in positions:
             pair = self.planes[position]
-            both = torch.stack([pair.lower, -pair.upper]).flatten(3)
+            both = torch.stack([pair.lower, -pair.upper])
+            both = both.reshape(*both.shape[:3], -1)  # a number by itself has no axis to flatten
             nodes[position] = NodePlanes(both[:, :, :-1].transpose(2, 3).contiguous(), both[:, :, -1].contiguous())
         return Planes(self.axes, nodes)
