@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from verinet.ir.graph import Graph, Node, total
 from verinet.numerics.memory import out_of_memory, release
-from verinet.ops.base import LinearOp, Lines, NonlinearOp
+from verinet.ops.base import Frame, LinearOp, Lines, NonlinearOp
 from verinet.ops.scalar import DomainError
 from verinet.propagation.backward import Backward, InputRows, Relaxation
+from verinet.propagation.ends import carried, seen, within
 from verinet.propagation.interval import Interval, interval_pass, node_interval
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
+from verinet.propagation.tails import Tails
+from verinet.propagation.windows import Given, Panorama
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class Sweeper:
         self.bounded = frozenset(bounded_nodes(self.graph)) | self.targets
         self.exact = exact_by_interval(self.graph)
         self._widest = max(total(n.shape) for n in self.graph.nodes)
+        self.panorama = Panorama(backward)
+        self._shared: tuple[dict[int, Interval], dict[int, Frame]] = ({}, {})
 
     def sweep(
         self,
@@ -90,23 +95,25 @@ class Sweeper:
         """Bounds and lines of every layer over the boxes (domains, inputs), at least as tight as `known`."""
         layers = Layers(lower, upper, infeasible=torch.zeros(lower.shape[0], dtype=torch.bool, device=lower.device))
         values: list[Interval | None] = [(lower, upper)]
+        tails = Tails(self.graph)
         if 0 in self.bounded:  # a nonlinear operator reads the input itself
             box = (lower, upper)
             if known is not None and 0 in known:
-                box = torch.fmax(lower, known[0][0]), torch.fmin(upper, known[0][1])
-            layers.known[0] = self._settle(box, layers)
+                box = within(box, known[0])
+            layers.known[0] = carried(self._settle(box, layers), box)
         for position in range(1, len(self.graph.nodes)):
             node = self.graph.nodes[position]
             if isinstance(node.op, NonlinearOp):
-                pairs = [layers.known[i] for i in node.inputs]
-                layers.lines[position] = node.op.lines([lo for lo, _ in pairs], [hi for _, hi in pairs])
-            low, high = node_interval(self.graph, position, values)
+                layers.lines[position] = node.op.lines(*seen(node.op, [layers.known[i] for i in node.inputs]))
+            bounds = node_interval(self.graph, position, values)
             if known is not None and position in known:
-                low, high = torch.fmax(low, known[position][0]), torch.fmin(high, known[position][1])
+                bounds = within(bounds, known[position])
+            tails.add(position, bounds)
             if position in self.bounded:
-                low, high = self._refine(position, (low, high), layers, options, found)
-                layers.known[position] = (low, high)
-            values.append((low, high))
+                work = replace(options, rows=False) if tails.settled(position) else options
+                bounds = carried(self._refine(position, bounds, layers, work, found), bounds)
+                layers.known[position] = bounds
+            values.append(bounds)
         return layers
 
     def refined(self, position: int, layers: Layers, options: SweepOptions, found: Found | None = None) -> Interval:
@@ -125,25 +132,38 @@ class Sweeper:
         domain, index = mask.reshape(mask.shape[0], -1).nonzero(as_tuple=True)
         if domain.numel() == 0:
             return low, high
-        size = max(1, options.memory // (2 * self._widest * low.element_size()))
         flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
+        for here, (lows, highs) in self._batches(position, (domain, index), layers, options, found):
+            flat_low[here] = torch.fmax(flat_low[here], lows)
+            flat_high[here] = torch.fmin(flat_high[here], highs)
+            if options.deadline is not None and options.deadline():
+                break
+        return self._settle((flat_low.reshape(low.shape), flat_high.reshape(high.shape)), layers)
+
+    def _batches(
+        self, position: int, entries: tuple[Tensor, Tensor], layers: Layers, options: SweepOptions, found: Found | None
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], Interval]]:
+        """Bounds of the named entries of a node, some entries after the other, through windows where that pays."""
+        domain, index = entries
+        if found is None and self.panorama.worth(position, index):
+            given = Given(layers.lower, layers.upper, layers.known, options.step, options.memory, _deadline(options))
+            for part, bounds in self.panorama.bounds(position, entries, given):
+                yield (domain[part], index[part]), bounds
+            return
+        size = max(1, options.memory // (2 * self._widest * layers.lower.element_size()))
         begin = 0
         while begin < domain.numel():
             here = (domain[begin : begin + size], index[begin : begin + size])
             try:
-                lows, highs = self._rows(position, here, layers, options, found)
+                bounds = self._rows(position, here, layers, options, found)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or size == 1:
                     raise
-                release(low.device)
+                release(layers.lower.device)
                 size = max(1, size // 2)
                 continue
-            flat_low[here] = torch.fmax(flat_low[here], lows)
-            flat_high[here] = torch.fmin(flat_high[here], highs)
+            yield here, bounds
             begin += size
-            if options.deadline is not None and options.deadline():
-                break
-        return self._settle((flat_low.reshape(low.shape), flat_high.reshape(high.shape)), layers)
 
     @staticmethod
     def _settle(bounds: Interval, layers: Layers) -> Interval:
@@ -154,6 +174,14 @@ class Sweeper:
             layers.infeasible |= crossed
             low, high = torch.minimum(low, high), torch.maximum(low, high)
         return low, high
+
+    def _frames(self, layers: Layers) -> dict[int, Frame]:
+        """What operators derive from bounds, shared by all rows of a sweep over a single domain."""
+        if layers.lower.shape[0] != 1:
+            return {}
+        if self._shared[0] is not layers.known:
+            self._shared = (layers.known, {})
+        return self._shared[1]
 
     def undecided(self, position: int, known: Mapping[int, Interval], bounds: Interval) -> Tensor:
         """Entries of a node whose tighter bounds would tighten some reader's lines."""
@@ -168,7 +196,7 @@ class Sweeper:
             if any(p is None for p in pairs):
                 mask |= bounds[1] > bounds[0]
                 continue
-            lowers, uppers = [p[0] for p in pairs if p], [p[1] for p in pairs if p]
+            lowers, uppers = seen(node.op, [p for p in pairs if p])
             for source, part in zip(node.inputs, node.op.undecided(lowers, uppers), strict=True):
                 if source == position:
                     mask |= part
@@ -186,7 +214,8 @@ class Sweeper:
         rows = rows.reshape(2 * count, *self.graph.nodes[position].shape)
         owners = RowMap.ragged(torch.cat([domain, domain]), layers.lower.shape[0])
         if options.step is not None:
-            problem = RowProblem(position, rows, owners, layers.lower, layers.upper, layers.known)
+            frames = self._frames(layers)
+            problem = RowProblem(position, rows, owners, layers.lower, layers.upper, layers.known, frames=frames)
             best = optimize(problem, self.backward, step=options.step, finished=_deadline(options))
             inputs, value = best.inputs, best.bound
         else:
