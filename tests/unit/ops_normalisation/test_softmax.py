@@ -197,7 +197,8 @@ def test_bounds_against_those_of_the_parts(radius: float, steps: int) -> None:
     """exp, sum, 1/x and product by lines, with refined inner bounds and the same optimisation, against the operator.
 
     Optimised rows are never looser (planes are chosen before one knows what they are for, so rows without optimisation
-    can be, by a little), and the slack is a fraction of that of the parts.
+    can be, by a little, the more so as those of the parts start from the better of two sets of lines), and the slack is
+    a fraction of that of the parts.
     """
     slack, looser = [], []
     for count in (2, 4, 9):
@@ -210,7 +211,7 @@ def test_bounds_against_those_of_the_parts(radius: float, steps: int) -> None:
             assert bool((ours <= truth + 1e-9).all())
             looser.append((ours < parts - 1e-3 * (truth - parts) - 1e-9).double().mean().item())
             slack.append(((truth - ours).mean() / (truth - parts).mean()).item())
-    assert float(np.mean(looser)) <= (0.0 if steps else 0.1)
+    assert float(np.mean(looser)) <= (0.0 if steps else 0.2)
     assert float(np.mean(slack)) < 0.4
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verinet.ir.graph import Shape
+from verinet.numerics.rounding import tiny
 from verinet.ops.base import Lines, Pulled
 from verinet.ops.bilinear.events import summed_event
 from verinet.ops.bilinear.two import PlanesOfTwo
@@ -39,8 +40,8 @@ class Product(PlanesOfTwo):
         (xl, yl), (xu, yu) = self._align(lowers), self._align(uppers)
         corners = torch.stack(torch.broadcast_tensors(xl * yl, xl * yu, xu * yl, xu * yu))
         low, high = corners.amin(0), corners.amax(0)
-        eps = torch.finfo(low.dtype).eps
-        low, high = low - low.abs() * eps - 1e-300, high + high.abs() * eps + 1e-300
+        eps, slack = torch.finfo(low.dtype).eps, tiny(low.dtype)
+        low, high = low - low.abs() * eps - slack, high + high.abs() * eps + slack
         return low.clamp(min=-self.limit), high.clamp(max=self.limit)
 
     def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -69,7 +70,7 @@ class Product(PlanesOfTwo):
 
         def gaps(slope_x: Tensor, slope_y: Tensor) -> tuple[Tensor, Tensor]:
             slack = pad * (size + slope_x.abs() * torch.maximum(xl.abs(), xu.abs()))
-            slack = slack + pad * slope_y.abs() * torch.maximum(yl.abs(), yu.abs()) + 1e-300
+            slack = slack + pad * slope_y.abs() * torch.maximum(yl.abs(), yu.abs()) + tiny(xl.dtype)
             return torch.stack([x * y - slope_x * x - slope_y * y for x, y in corners]), slack
 
         below, below_slack = gaps(lower_x, lower_y)

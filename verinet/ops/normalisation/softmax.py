@@ -13,6 +13,7 @@ from verinet.ops import scalar_lines, scalar_slopes
 from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum
 from verinet.ops.normalisation.functions import LOG_LOGISTIC, logistic
 from verinet.ops.normalisation.others import Above, Below, Chords, Range
+from verinet.ops.normalisation.simplex import Shifted
 from verinet.ops.normalisation.vertex import least
 from verinet.ops.scalar_function import ScalarFunction
 
@@ -67,18 +68,6 @@ class Planes(NamedTuple):
         """Both planes at a point."""
         low = self.low_slope * self.lower.at(x) + self.low_offset
         return low, self.high_slope * self.upper.at(x) + self.high_offset
-
-
-class Shifted(NamedTuple):
-    """Rows after subtracting one number per group (..., 1); `scale` is how far `lean` = 1 moves it.
-
-    `mark` is the derivative of the shift with respect to the rows: rows . mark = shift.
-    """
-
-    rows: Tensor
-    shift: Tensor
-    scale: Tensor
-    mark: Tensor
 
 
 @dataclass(frozen=True)
@@ -169,24 +158,9 @@ class Softmax(NonlinearOp):
         return slope.expand_as(touch), offset - sign * slack, touch
 
     def _shifted(self, rows: Tensor, planes: Planes) -> Shifted:
-        """The shift that makes the bound largest at the middle of the box, moved by `lean`.
-
-        Its derivative there is 1 minus the sum of the planes that the signs select; it changes sign at a coefficient.
-        """
         if self.log or rows.dim() == 0:
-            zero = torch.zeros_like(planes.lean)
-            return Shifted(rows, zero, zero, zero)
-        values, order = rows.sort(-1)
-        gaps = (planes.high_middle - planes.low_middle).clamp(min=0).expand(rows.shape).gather(-1, order)
-        missing = 1.0 - planes.low_middle.sum(-1, keepdim=True)
-        place = (gaps.cumsum(-1) < missing).sum(-1, keepdim=True).clamp(max=rows.shape[-1] - 1)
-        chosen = torch.zeros_like(rows).scatter(-1, order.gather(-1, place), 1.0)
-        shift = values.gather(-1, place)
-        away = rows - shift
-        scale, signs = away.abs().mean(-1, keepdim=True), away.sign() / rows.shape[-1]
-        mark = chosen + planes.lean * (signs - chosen * signs.sum(-1, keepdim=True))
-        shift = shift + planes.lean * scale
-        return Shifted(rows - shift, shift, scale, mark)
+            return Shifted.none(rows, torch.zeros_like(planes.lean))
+        return Shifted.best(rows, (planes.low_middle, planes.high_middle), planes.lean)
 
     def _corner(self, rows: Tensor, planes: Planes) -> tuple[Tensor, Tensor, Tensor]:
         """Share of the exact corner in the bound, its value and its softmax, for shifted rows; share (..., 1)."""
