@@ -12,16 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from verinet.solvers.query import clause_table
+from verinet.solvers.root import LONG
 
 from verinet.errors import VerinetError
 from verinet.frontends.onnx import load_onnx
+from verinet.ir.graph import Graph
+from verinet.ops.scalar import Elementwise
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
 from verinet.spec import read_property
 
-INNER, LAST = 20, 30
-"""Iterations for rows of inner layers and of outputs: those of the search's own root."""
+INNER = 20
+"""Iterations for rows of inner layers: those of the search's own root."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,19 @@ def root_rows(network: Path, prop: Path, optimised: bool, seconds: float) -> Ten
     low, high = (torch.from_numpy(t) for t in (statement.boxes[0].lower, statement.boxes[0].upper))
     end = time.monotonic() + seconds
     backward, known = build_backward(graph, low, high), None
-    for step in (None, Step(iterations=INNER)) if optimised else (None,):
+    steps = (None, Step(iterations=INNER), *((LONG,) if _smooth(graph) else ())) if optimised else (None,)
+    for step in steps:
         options = SweepOptions(step=step, deadline=lambda: time.monotonic() > end)
         known = Sweeper(backward).sweep(low[None], high[None], options, known).known
     owners = RowMap.regular(1, table.weights.shape[0], table.weights.device)
     problem = RowProblem(graph.output, table.weights, owners, low[None], high[None], known or {})
-    found: Tensor = optimize(problem, backward, step=Step(iterations=LAST if optimised else 0)).bound - table.bounds
-    return found
+    last = LONG if optimised else Step(iterations=0)
+    return optimize(problem, backward, step=last).bound - table.bounds
+
+
+def _smooth(graph: Graph) -> bool:
+    """Whether the search's root would optimise longer."""
+    return any(isinstance(n.op, Elementwise) and n.op.function.hinge is None for n in graph.nodes)
 
 
 def compare_with_file(path: Path, folder: Path, seconds: float, out: Callable[[str], object] = print) -> None:

@@ -28,13 +28,12 @@ def layer_bounds(graph: Graph, lower: Floats, upper: Floats, layer: str | None, 
         found = interval_pass(graph, low, high)[target]
         return _flat(found[0]), _flat(found[1])
     sweeper = Sweeper(build_backward(graph, low[0], high[0]), targets=(target,))
-    known = None
-    steps: list[Step | None] = [None] if method == "linear" else [None, Step(iterations=20)]
-    for step in steps:
-        known = sweeper.sweep(low, high, SweepOptions(step=step), known).known
-    if known is None:
-        raise UsageError("no bounds were computed")
-    return _flat(known[target][0]), _flat(known[target][1])
+    layers = sweeper.sweep(low, high, SweepOptions())
+    if method == "linear":  # inner layers have the default lines only; the layer asked for, the better of both starts
+        found = sweeper.refined(target, layers, SweepOptions(step=Step(iterations=0)))
+    else:
+        found = sweeper.sweep(low, high, SweepOptions(step=Step(iterations=20)), layers.known).known[target]
+    return _flat(found[0]), _flat(found[1])
 
 
 def _find(graph: Graph, layer: str) -> int:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from verinet.solvers.branching.leaves import ClauseRows, Engines, outward
 from verinet.solvers.branching.outcome import Report
+from verinet.solvers.entries import Entries
 from verinet.solvers.query import ClauseTable, Clock, Query
 
 from verinet.errors import InternalError
 from verinet.ops.scalar import DomainError, Elementwise
 from verinet.propagation.backward import Backward
 from verinet.propagation.interval import Interval
-from verinet.propagation.optimize import RowProblem, Step, optimize
+from verinet.propagation.optimize import Multipliers, RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward, ranges
 
@@ -35,6 +36,8 @@ class Root:
         self._output: Interval = (query.lower[:, :0], query.upper[:, :0])
         self.worst: float | None = None
         self._spent = 0.0  # seconds of the last stage
+        self._ids: Tensor | None = None  # the rows, ascending, whose multipliers `_best` holds
+        self._best: Multipliers = {}
 
     @classmethod
     def resumed(cls, query: Query, clock: Clock, layers: Layers) -> Root:
@@ -64,12 +67,23 @@ class Root:
                     "lower bounds above upper bounds inside the network; please report this model and property"
                 )
             self._tighten_charge()
-            open_clauses = self._open(open_clauses, LONG if step is LONG else Step(iterations=0 if not rows else 30))
+            if rows and step is None:
+                self._decide_entries(report)
+            last = Step(iterations=30 if rows else 0) if step is None else LONG  # few rows, next to those inside
+            open_clauses = self._open(open_clauses, last)
             report("bounds", len(open_clauses), len(_clauses(self.query.table)) - len(open_clauses), self.worst)
             self._spent = time.monotonic() - begin
             if not open_clauses:
                 break
         return open_clauses
+
+    def _decide_entries(self, report: Report) -> None:
+        """Where steps over a grid are counted, search the pixels one by one, and carry on what that decides."""
+        query = self.query
+        if Entries(query, self.backward, self.layers, self.clock).decide(report):
+            options = SweepOptions(rows=False)
+            self.layers = Sweeper(self.backward).sweep(query.lower, query.upper, options, self.layers.known)
+            self._tighten_charge()
 
     def _stages(self) -> list[tuple[bool, Step | None]]:
         """Whether to compute rows, and how their slopes are optimised. Hinges need no more than the first steps."""
@@ -98,6 +112,13 @@ class Root:
         known = ranges(self.query.graph, self.query.lower, self.query.upper, self.layers.known, self.clock.over)
         self.backward, self._output = Backward(self.query.graph, known), known[-1]
 
+    def _multipliers(self, ids: Tensor) -> Multipliers | None:
+        """What the stage before has found for these rows."""
+        if self._ids is None:
+            return None
+        place = torch.searchsorted(self._ids, ids)
+        return {v: tuple(t[place] for t in m) for v, m in self._best.items()}
+
     def _open(self, clauses: list[ClauseRows], step: Step) -> list[ClauseRows]:
         """The clauses that no row refutes; `worst` becomes the least margin among them."""
         table = self.query.table
@@ -110,12 +131,14 @@ class Root:
             self.query.graph.output, table.weights[ids], owners, self.query.lower, self.query.upper, self.layers.known
         )
 
-        def done(bound: Tensor) -> bool:
-            return bool((bound > table.bounds[ids]).all()) or self.clock.over()
-
-        best = optimize(problem, self.backward, step=step, finished=done)
         # An output that is itself nonlinear (softmax) has an interval that lines cannot reach.
         plain = table.interval_rows(ids, *self._output)
+
+        def done(bound: Tensor) -> bool:
+            return bool((torch.fmax(bound, plain) > table.bounds[ids]).all()) or self.clock.over()
+
+        best = optimize(problem, self.backward, step=step, warm=self._multipliers(ids), finished=done)
+        self._ids, self._best = ids, best.multipliers
         margins = table.margins(ids, torch.fmax(best.bound, plain), self.backward.output_size())
         cursor = 0
         self.worst = None

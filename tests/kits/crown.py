@@ -2,14 +2,17 @@
 
 ReLU with the adaptive lower slope, sigmoid and tanh by chords, tangents at the middle and tangents from an end: Zhang
 et al. 2018, table 2 and section 3.2. Products by McCormick planes with a fixed choice: Shi et al. 2020, appendix A.
-Softmax as exp, sum, reciprocal and product: Xu et al. 2020. GELU by chords and tangents of its segments: Shi et al.
-2025 (GenBaB). Plain float64: nothing is charged for rounding, which can only make these bounds look better.
+Softmax as exp, sum, reciprocal and product: Xu et al. 2020. GELU and sin by chords and tangents of their segments: Shi
+et al. 2025 (GenBaB). Normalisation as square, square root, reciprocal and product. For sigmoid and tanh there is also
+the choice of newer releases of auto_LiRPA: the tangent at the middle wherever it stays on its side (`SMOOTH`).
+Plain float64: nothing is charged for rounding, which can only make these bounds look better.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,10 +20,12 @@ from torch import Tensor
 
 from verinet.ir.graph import Graph
 from verinet.ops.base import LinearOp
+from verinet.ops.bilinear.gate import Gate
 from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
 from verinet.ops.normalisation.softmax import Softmax
 from verinet.ops.scalar import Elementwise
+from verinet.ops.scalar_function import ScalarFunction
 
 Known = Mapping[int, tuple[Tensor, Tensor]]
 Real = Callable[[Tensor], Tensor]
@@ -76,7 +81,7 @@ def relu(low: Tensor, high: Tensor) -> Pair:
     return Pair(pick(decided, keep, adaptive), pick(decided, keep, curve.chord(low, high)))
 
 
-def rising(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Pair:
+def rising(curve: Curve, turn: float | Tensor, low: Tensor, high: Tensor) -> Pair:
     """Convex left of `turn`, concave right of it."""
     centre, straight = curve.tangent((low + high) * 0.5), curve.chord(low, high)
     convex, concave = high <= turn, low >= turn
@@ -85,7 +90,16 @@ def rising(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Pair:
     return Pair(below, above)
 
 
-def from_low_end(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Line:
+def smoothed(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Pair:
+    """`rising`, with the tangent at the middle wherever that clears the far end."""
+    pair, middle = rising(curve, turn, low, high), (low + high) * 0.5
+    line = curve.tangent(middle)
+    over = (middle >= turn) & (line.slope * low + line.offset >= curve.value(low))
+    under = (middle <= turn) & (line.slope * high + line.offset <= curve.value(high))
+    return Pair(pick(under, line, pair.below), pick(over, line, pair.above))
+
+
+def from_low_end(curve: Curve, turn: float | Tensor, low: Tensor, high: Tensor) -> Line:
     """Above: the tangent on the concave side that meets the curve at `low`; the chord where there is none."""
 
     def clear(point: Tensor) -> Tensor:
@@ -102,7 +116,7 @@ def from_low_end(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Line:
     return pick(fails, curve.chord(low, high), curve.tangent(far))
 
 
-def from_high_end(curve: Curve, turn: float, low: Tensor, high: Tensor) -> Line:
+def from_high_end(curve: Curve, turn: float | Tensor, low: Tensor, high: Tensor) -> Line:
     """Below: x to -f(-x) turns the picture upside down."""
     turned = Curve(lambda x: -curve.value(-x), lambda x: curve.slope(-x))
     line = from_low_end(turned, -turn, -high, -low)
@@ -145,20 +159,57 @@ def _touch(curve: Curve, slope: Tensor) -> Tensor:
     return (low + high) * 0.5
 
 
-def sigmoid(low: Tensor, high: Tensor) -> Pair:
-    return rising(Curve(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)), 0.0, low, high)
+SIGMOID = Curve(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x))
+TANH = Curve(torch.tanh, lambda x: 1 / torch.cosh(x.clamp(-300, 300)).square())
 
 
-def tanh(low: Tensor, high: Tensor) -> Pair:
-    return rising(Curve(torch.tanh, lambda x: 1 / torch.cosh(x.clamp(-300, 300)).square()), 0.0, low, high)
+def sine(low: Tensor, high: Tensor) -> Pair:
+    """With at most one inflection inside as for other curves; the range of values where there are more."""
+    curve, last = Curve(torch.sin, torch.cos), (high / math.pi).floor() * math.pi
+    turn = (low / math.pi).ceil() * math.pi
+    climbs = torch.cos(turn) > 0  # convex left of the turn; where it falls, seen in a mirror
+    inside = (turn > low) & (turn < high)
+    up, flipped = rising(curve, turn, low, high), rising(curve.mirrored(), -turn, -high, -low)
+    down = Pair(*(Line(-line.slope, line.offset) for line in flipped))
+    one = Pair(*(pick(climbs, a, b) for a, b in zip(up, down, strict=True)))
+    middle, straight = curve.tangent((low + high) * 0.5), curve.chord(low, high)
+    concave = torch.sin((low + high) * 0.5) >= 0
+    none = Pair(pick(concave, straight, middle), pick(concave, middle, straight))
+    many = last > turn + 1
+    level = Line(torch.zeros_like(low), torch.ones_like(low))
+    wide = Pair(Line(level.slope, -level.offset), level)
+    return Pair(*(pick(many, w, pick(inside, a, b)) for w, a, b in zip(wide, one, none, strict=True)))
 
 
-SCALAR: Mapping[str, Callable[[Tensor, Tensor], Pair]] = {
+def square(low: Tensor, high: Tensor) -> Pair:
+    curve = Curve(torch.square, lambda x: 2 * x)
+    return Pair(curve.tangent((low + high) * 0.5), curve.chord(low, high))
+
+
+def inverse_root(low: Tensor, high: Tensor) -> Pair:
+    """1 / s of s = sqrt x, each with its own lines; 1 / s falls, so each of its lines takes the other one of s."""
+    root, falling = Curve(torch.sqrt, lambda x: 0.5 / x.sqrt()), Curve(torch.reciprocal, lambda s: -1 / s.square())
+    inner = Pair(root.chord(low, high), root.tangent((low + high) * 0.5))
+    ends = low.sqrt(), high.sqrt()
+    below, above = falling.tangent((ends[0] + ends[1]) * 0.5), falling.chord(*ends)
+    return Pair(_after(below, inner.above), _after(above, inner.below))
+
+
+def _after(outer: Line, inner: Line) -> Line:
+    return Line(outer.slope * inner.slope, outer.slope * inner.offset + outer.offset)
+
+
+Rules = Mapping[str, Callable[[Tensor, Tensor], Pair]]
+SCALAR: Rules = {
     "ReLU": relu,
-    "Sigmoid": sigmoid,
-    "Tanh": tanh,
+    "Sigmoid": partial(rising, SIGMOID, 0.0),
+    "Tanh": partial(rising, TANH, 0.0),
     "GELU": gelu,
+    "Sin": sine,
+    "Square": square,
+    "InverseRoot": inverse_root,
 }
+SMOOTH: Rules = {**SCALAR, "Sigmoid": partial(smoothed, SIGMOID, 0.0), "Tanh": partial(smoothed, TANH, 0.0)}
 
 
 def product_planes(low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -207,20 +258,21 @@ def _through_softmax(rows: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, T
     return to_x, constant + more + rest
 
 
-def standard(op: object, low: Sequence[Tensor], high: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-    """Our multipliers that choose CROWN's lines, or None where our lines are of another kind."""
-    if isinstance(op, Elementwise):
-        pair = SCALAR[op.function.name](low[0], high[0])
-        return (pair.below.slope,) if op.function.hinge is not None else (pair.below.slope, pair.above.slope)
-    if isinstance(op, Product):
-        return torch.ones_like(low[0]), torch.ones_like(low[0])
-    return None
+def crown(
+    graph: Graph,
+    rows: Tensor,
+    known: Known,
+    box: tuple[Tensor, Tensor],
+    rules: Rules = SCALAR,
+    start: int | None = None,
+) -> Tensor:
+    """Lower bounds (rows,) of rows (rows, *shape of start) over one box of (inputs,); the output is the usual start.
 
-
-def crown(graph: Graph, rows: Tensor, known: Known, lower: Tensor, upper: Tensor) -> Tensor:
-    """Lower bounds (rows,) of rows (rows, outputs) over one box (inputs,); `known` bounds inputs of nonlinear nodes."""
-    pending, constant = {graph.output: rows}, rows.new_zeros(rows.shape[0])
-    for position in graph.ancestors(graph.output):
+    `known` bounds inputs of nonlinear nodes, (1, *shape) each.
+    """
+    start = graph.output if start is None else start
+    pending, constant = {start: rows}, rows.new_zeros(rows.shape[0])
+    for position in graph.ancestors(start):
         if position == 0 or position not in pending:
             continue
         current, node = pending.pop(position), graph.nodes[position]
@@ -231,20 +283,52 @@ def crown(graph: Graph, rows: Tensor, known: Known, lower: Tensor, upper: Tensor
                 constant = constant + (current * offset).flatten(1).sum(1)
             parts = node.op.pullback(current, graph.input_shapes(position))
         else:
-            parts, offset = _relaxed(node.op, current, [known[i] for i in node.inputs])
+            parts, offset = _relaxed(node.op, current, [known[i] for i in node.inputs], rules)
             constant = constant + offset
         for source, part in zip(node.inputs, parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
     final = pending.get(0, rows.new_zeros(rows.shape[0], graph.input_size))
-    return constant + torch.where(final >= 0, final * lower, final * upper).sum(1)
+    return constant + torch.where(final >= 0, final * box[0], final * box[1]).sum(1)
 
 
-def _relaxed(op: object, rows: Tensor, bounds: Sequence[tuple[Tensor, Tensor]]) -> tuple[Sequence[Tensor], Tensor]:
+def _rule(function: ScalarFunction, rules: Rules) -> Callable[[Tensor, Tensor], Pair]:
+    if function.name != "Pow":
+        return rules[function.name]
+    four = float(function.at(torch.tensor(4.0, dtype=torch.float64)))
+    return rules[{16.0: "Square", 0.5: "InverseRoot"}[four]]
+
+
+def _through_gate(op: Gate, rows: Tensor, bounds: Sequence[Sequence[Tensor]], rules: Rules) -> tuple[Tensor, ...]:
+    """h(x) y as y times a variable that stands for h(x); h must be monotonic between its ends."""
+    low, high = bounds
+    inner = _rule(op.function, rules)(low[0], high[0])
+    ends = op.function.at(low[0]), op.function.at(high[0])
+    least, most = torch.minimum(*ends), torch.maximum(*ends)
+    shape = torch.broadcast_shapes(low[0].shape, low[1].shape)
+    lows, highs = [t.expand(shape) for t in (low[1], least)], [t.expand(shape) for t in (high[1], most)]
+    to_y, to_h, constant = _through_product(rows, lows, highs)
+    wide = _summed(to_h, low[0].shape)
+    to_x, more = _through(wide, inner)
+    return to_x, _summed(to_y, low[1].shape), constant + more
+
+
+def _summed(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rows over a broadcast tensor to rows over the tensor itself, (1, *shape) with as many axes."""
+    axes = [i for i, n in enumerate(shape) if i > 0 and n == 1 and rows.shape[i] != 1]
+    return rows.sum(axes, keepdim=True) if axes else rows
+
+
+def _relaxed(
+    op: object, rows: Tensor, bounds: Sequence[tuple[Tensor, Tensor]], rules: Rules
+) -> tuple[Sequence[Tensor], Tensor]:
     """Rows over each input of a nonlinear node, and the constant; bounds are (1, *shape)."""
     low, high = [b[0] for b in bounds], [b[1] for b in bounds]
     if isinstance(op, Elementwise):
-        part, offset = _through(rows, SCALAR[op.function.name](low[0], high[0]))
+        part, offset = _through(rows, _rule(op.function, rules)(low[0], high[0]))
         return (part,), offset
+    if isinstance(op, Gate):
+        to_x, to_y, offset = _through_gate(op, rows, (low, high), rules)
+        return (to_x, to_y), offset
     if isinstance(op, Product) and op.left == op.right:
         to_x, to_y, offset = _through_product(rows, low, high)
         return (to_x, to_y), offset

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verinet.numerics.rounding import tiny
 from verinet.ops import scalar_mapped
-from verinet.ops.scalar_function import DomainError, ScalarFunction
+from verinet.ops.scalar_function import DomainError, Jumps, ScalarFunction
 from verinet.ops.scalar_lines import Sample, between, samples, sections, touch_point, usable
 
 STEPS = 6
@@ -70,10 +70,10 @@ def _supporting(
     known = samples(function, lower, upper)
     top = sign * function.at(centre)
     slack = (top.abs() + function.error_floor) * (64 * torch.finfo(top.dtype).eps)
-    value = _support(function, sign, ends, tangent, known)[1] + sign * tangent * centre
+    value = lowest(function, sign, ends, tangent, known)[1] + sign * tangent * centre
     settled = value >= top - slack
     through = sign * (known[0].value - straight * known[0].x)
-    below = _support(function, sign, ends, straight, known)[1] >= through - slack
+    below = lowest(function, sign, ends, straight, known)[1] >= through - slack
     slope = torch.where(below & ~settled, straight, tangent)
     settled = settled | below
     if function.parameters:  # channels cannot be picked apart
@@ -94,9 +94,9 @@ def _bridge(function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], fi
     known = samples(function, lower, upper)
     tangent, slope = first
     left, right = known[0], known[1]
-    best_slope, best = tangent, _support(function, sign, ends, tangent, known)[1] + sign * tangent * centre
+    best_slope, best = tangent, lowest(function, sign, ends, tangent, known)[1] + sign * tangent * centre
     for _ in range(STEPS if function.chart is None else 2 * STEPS):
-        sample, least = _support(function, sign, ends, slope, known)
+        sample, least = lowest(function, sign, ends, slope, known)
         value = least + sign * slope * centre
         best_slope = torch.where(value > best, slope, best_slope)
         best = torch.maximum(value, best)
@@ -108,7 +108,7 @@ def _bridge(function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], fi
     return best_slope
 
 
-def _support(
+def lowest(
     function: ScalarFunction, sign: int, ends: tuple[Tensor, Tensor], slope: Tensor, known: list[Sample]
 ) -> tuple[Sample, Tensor]:
     """About the minimiser of sign * (f - slope * x) and the minimum; not rigorous."""
@@ -197,6 +197,8 @@ def undecided(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
         start = function.at(lower)
         for limit in function.jumps.limits(lower, upper):
             result |= limit.valid & (limit.value != start)
+        # An end at which a split can set the point of the jump apart.
+        result |= (lower < upper) & (function.breaks(lower)[1] | function.breaks(upper)[0])
     if function.piecewise_linear:
         return result
     wide = upper - lower > 1e-6 * (1 + (lower + upper).abs() * 0.5)
@@ -221,11 +223,25 @@ def _curved(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
     return result
 
 
+def _jump_points(
+    function: ScalarFunction, jumps: Jumps, ends: tuple[Tensor, Tensor], centre: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """(point, whether it is of use): about the middlemost jump inside, and an end that is a jump with another value."""
+    lower, upper = ends
+    near = jumps.nearest(centre)
+    other = torch.where(near > centre, near - jumps.step, near + jumps.step)  # near may be an end that is left out
+    jump = torch.where((lower < near) & (near < upper), near, other)
+    at_low, at_high = function.breaks(lower)[1], function.breaks(upper)[0]
+    end = torch.where(at_low, lower, upper)
+    return [(jump, (lower < jump) & (jump < upper)), (end, (lower < upper) & (at_low | at_high))]
+
+
 def branch_points(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Tensor:
     """Candidate split points, strictly inside where possible, along a new last axis; duplicates of the first fill up.
 
     Smooth functions: the midpoint, then kinks, then inflections. Piecewise linear ones: kinks (or the jump nearest to
-    the midpoint) that lie inside, the midpoint only where there is none.
+    the midpoint) that lie inside, the midpoint only where there is none. An end counts where it is a jump whose value
+    is not that of the rest: a split there sets it apart.
     """
     centre = middle(lower, upper)
     function = function.on(lower, upper)
@@ -235,11 +251,13 @@ def branch_points(function: ScalarFunction, lower: Tensor, upper: Tensor) -> Ten
     points = [torch.full_like(lower, p) for p in (*function.kinks, *smooth)]
     if function.period is not None:
         points = [p + ((centre - p) / function.period).round() * function.period for p in points]
+    inside = [(lower < p) & (p < upper) for p in points]
     if function.jumps is not None:
-        points.append(function.jumps.nearest(centre))
+        for jump, useful in _jump_points(function, function.jumps, (lower, upper), centre):
+            points.append(jump)
+            inside.append(useful)
     if not points:
         return centre.unsqueeze(-1)
-    inside = [(lower < p) & (p < upper) for p in points]
     first = centre
     if function.piecewise_linear:
         for point, here in zip(reversed(points), reversed(inside), strict=True):

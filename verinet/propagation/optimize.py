@@ -7,16 +7,19 @@ note, sections 2.1 and 3). Every iterate is a valid bound, so the best one seen 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from verinet.ops.base import Frame, Lines, NonlinearOp
+from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import Backward, InputRows, Relaxation, SplitRows, Trace
+from verinet.propagation.ends import seen
 from verinet.propagation.interval import Interval
 from verinet.propagation.rows import RowMap
+from verinet.propagation.starts import published
 
 Multipliers = dict[int, tuple[Tensor, ...]]
 
@@ -89,21 +92,52 @@ def _op(backward: Backward, position: int) -> NonlinearOp:
 def _frame(problem: RowProblem, backward: Backward, position: int) -> Frame:
     """Bounds of the inputs of a nonlinear node, one copy per row (or a single broadcast copy)."""
     if position not in problem.frames:
-        pairs = [problem.known[i] for i in backward.graph.nodes[position].inputs]
-        gather = problem.owners.gather
-        problem.frames[position] = Frame([gather(lo) for lo, _ in pairs], [gather(hi) for _, hi in pairs])
+        ends = seen(_op(backward, position), [problem.known[i] for i in backward.graph.nodes[position].inputs])
+        problem.frames[position] = Frame(*([problem.owners.gather(t) for t in side] for side in ends))
     return problem.frames[position]
 
 
 def default_multipliers(problem: RowProblem, backward: Backward) -> Multipliers:
     """The default of every nonlinear ancestor, copied for each row."""
+    found = _per_row(problem, _shared_defaults(problem, backward))
+    return {position: tuple(v.contiguous() for v in values) for position, values in found.items()}
+
+
+def _per_row(problem: RowProblem, shared: Multipliers) -> Multipliers:
+    """A view for each row of multipliers that all rows share; those that rows have already are left alone."""
     count = problem.rows.shape[0]
+    return {position: tuple(v.expand(count, *v.shape[1:]) for v in values) for position, values in shared.items()}
+
+
+def _shared_defaults(problem: RowProblem, backward: Backward) -> Multipliers:
+    """Default multipliers, one copy for all rows of a single domain."""
     result: Multipliers = {}
     for position in nonlinear_ancestors(backward, problem.start):
         frame = _frame(problem, backward, position)
-        values = _op(backward, position).multipliers(frame.lowers, frame.uppers)
-        result[position] = tuple(v.expand(count, *v.shape[1:]).contiguous() for v in values)
+        if "default" not in frame.kept:
+            frame.kept["default"] = _op(backward, position).multipliers(frame.lowers, frame.uppers)
+        result[position] = frame.kept["default"]
     return result
+
+
+def _shared_published(problem: RowProblem, backward: Backward, default: Multipliers) -> Iterator[Multipliers]:
+    """CROWN's lines where they differ from ours; where curves are among them, also its planes of products alone.
+
+    Releases of CROWN differ in the curves: some take the tangents that are our default.
+    """
+    found: Multipliers = {}
+    for position, values in default.items():
+        frame = _frame(problem, backward, position)
+        if "published" not in frame.kept:
+            frame.kept["published"] = published(_op(backward, position), frame, values)
+        other: tuple[Tensor, ...] | None = frame.kept["published"]
+        if other is not None:
+            found[position] = other
+    curves = {v for v in found if isinstance(_op(backward, v), Elementwise)}
+    if found:
+        yield default | found
+    if 0 < len(curves) < len(found):
+        yield default | {v: m for v, m in found.items() if v not in curves}
 
 
 def row_relaxation(problem: RowProblem, backward: Backward, multipliers: Multipliers) -> Relaxation:
@@ -184,19 +218,20 @@ def optimize(
     backward: Backward,
     *,
     step: Step,
-    multipliers: Multipliers | None = None,
-    betas: Mapping[int, Tensor] | None = None,
+    warm: Multipliers | None = None,
     finished: Callable[[Tensor], bool] | None = None,
 ) -> Optimized:
-    """Raise the bounds of all rows; `finished(best bounds)` ends early. Returns the best bounds and multipliers."""
-    current_m = multipliers if multipliers is not None else default_multipliers(problem, backward)
-    current_b = dict(betas) if betas is not None else {v: s.beta for v, s in problem.splits.items()}
-    state = evaluate(problem, backward, current_m, current_b)
-    best = state
+    """Raise the bounds of all rows; `finished(best bounds)` ends early. Returns the best bounds and multipliers.
+
+    Every row starts from the best of two or three places: see `better_start`.
+    """
+    state = best = better_start(problem, backward, warm, finished)
     adam, rate = Adam(), 1.0
     for _ in range(step.iterations):
         if finished is not None and finished(best.bound):
             break
+        if state.relaxation is None:
+            state.relaxation = row_relaxation(problem, backward, state.multipliers)
         slopes, up = gradients(problem, backward, state)
         adam.tick()
         current_m = ascend(problem, backward, state.multipliers, slopes, (adam, rate * step.rate))
@@ -206,9 +241,37 @@ def optimize(
         rate *= step.decay
         state = evaluate(problem, backward, current_m, current_b)
         best = _merge(problem, best, state)
-    if best.corner is None and best.relaxation is not None:
+    if best.corner is None:
         best.corner = backward.corner(best.inputs, problem.owners, problem.lower, problem.upper)
     return best
+
+
+def better_start(
+    problem: RowProblem,
+    backward: Backward,
+    warm: Multipliers | None = None,
+    finished: Callable[[Tensor], bool] | None = None,
+) -> Optimized:
+    """Per row the best of the default lines, CROWN's, and `warm`: never looser than CROWN with the same `known`.
+
+    What already has `finished` tries no other. The rows of a single domain share one copy of the first two kinds of
+    lines, so both passes together cost about as much as one with copies. `relaxation` is None where starts are mixed.
+    """
+    betas = {v: s.beta for v, s in problem.splits.items()}
+    default = _shared_defaults(problem, backward)
+    best = _shared(problem, backward, default, betas)
+    if finished is not None and finished(best.bound):
+        return best
+    for other in (*_shared_published(problem, backward, default), *(() if warm is None else (warm,))):
+        best = _merge(problem, best, _shared(problem, backward, other, betas))
+    return best
+
+
+def _shared(problem: RowProblem, backward: Backward, place: Multipliers, betas: Mapping[int, Tensor]) -> Optimized:
+    """`evaluate` for multipliers that rows may share."""
+    state = evaluate(problem, backward, place, betas)
+    state.multipliers = _per_row(problem, place)
+    return state
 
 
 def climb(
@@ -217,19 +280,20 @@ def climb(
     rule: Climb,
     rates: Tensor,
     *,
-    multipliers: Multipliers,
+    start: Optimized,
     finished: Callable[[Tensor], bool] | None = None,
 ) -> tuple[Optimized, Tensor]:
-    """Raise the bounds of all rows from a good start; a row that a step makes worse goes back and steps shorter.
+    """Raise the bounds of all rows from a good `start`; a row that a step makes worse goes back and steps shorter.
 
     `rates` (rows,) are the first step sizes; returned too as they are at the end, a good start for similar rows. In
     deep search trees the useful step shrinks by a factor of ten and more, so no fixed schedule serves all rows.
     """
-    best = evaluate(problem, backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
-    adam = Adam()
+    best, adam = start, Adam()
     for _ in range(rule.iterations):
         if finished is not None and finished(best.bound):
             break
+        if best.relaxation is None:
+            best.relaxation = row_relaxation(problem, backward, best.multipliers)
         slopes, up = gradients(problem, backward, best)
         adam.tick()
         new = evaluate(
@@ -240,14 +304,10 @@ def climb(
             _raised(problem, best.betas, up, (adam, rates * rule.beta_share)),
         )
         worse = ~(new.bound > best.bound)
-        merged = _merge(problem, best, new)
-        if merged.relaxation is None:
-            merged.relaxation = row_relaxation(problem, backward, merged.multipliers)
-        best = merged
+        best = _merge(problem, best, new)
         rates = torch.where(worse, rates * rule.shrink, rates * rule.grow)
         if bool(worse.any()):
             adam.forget(worse, {("beta", v): worse[s.row] for v, s in problem.splits.items()})
-    best.corner = backward.corner(best.inputs, problem.owners, problem.lower, problem.upper)
     return best, rates
 
 
