@@ -1,6 +1,6 @@
 """Whether a batch over whole benchmark folders survives `kill -9`: nothing lost, nothing doubled, nothing changed.
 
-Makes one list of all families below a folder, runs `verinet batch` on it, kills the parent or a worker at random
+Makes lists of all families below a folder, runs `verinet batch` on it, kills the parent or a worker at random
 moments, starts it again until it is done, and compares the log with the list:
 
     python benchmarks/bench_resume.py FOLDER --out RUN [--timeout 10] [--kills 3] [--workers N] [--seed 0]
@@ -33,13 +33,14 @@ Results = dict[int, dict[str, Any]]
 
 
 def make_list(tree: Path, target: Path, timeout: float) -> list[Instance]:
-    """Write one csv file of all instances below `tree`, with absolute paths, and read it again."""
-    with target.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        for instance in read_instances(tree, timeout):
-            files = [(name, str(path)) for name, path in instance.network_files()]
-            network = str(files) if instance.several_networks else files[0][1]
-            writer.writerow((network, instance.property_file(), timeout))
+    """Write a folder with one list per family below `tree`, with absolute paths, and read it again."""
+    for instance in read_instances(tree, timeout):
+        files = [(name, str(path)) for name, path in instance.network_files()]
+        network = str(files) if instance.several_networks else files[0][1]
+        folder = target / instance.family.replace("/", " ")  # all lists at one depth
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "instances.csv").open("a", newline="") as stream:
+            csv.writer(stream).writerow((network, instance.property_file(), timeout))
     return read_instances(target)
 
 
@@ -153,10 +154,10 @@ def judged(instances: Sequence[Instance], out: Path, trial: Trial) -> dict[str, 
 
 def measure(tree: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make the list, run the trial, judge it. Raises FileExistsError if the run's folder is there already."""
-    if out.exists():
-        raise FileExistsError(f"{out} is there already: a trial needs a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    listed = out.parent / f"{out.name}.csv"
+    listed = out.parent / f"{out.name}-lists"
+    if out.exists() or listed.exists():
+        raise FileExistsError(f"{out} is there already: a trial needs a new folder")
     instances = make_list(tree, listed, options.timeout)
     draw = random.Random(options.seed)
     moments = sorted(draw.sample(range(1, max(2, len(instances))), min(options.kills, len(instances) - 1)))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from verinet.solvers.branching.outcome import End, Offer, Outcome
+from verinet.solvers.opening import Parts, interval_margins
 from verinet.solvers.query import Clock, Query
 
-from verinet.ir.graph import Graph, InputOp, Node, total
+from verinet.ir.graph import Graph, InputOp, Node
 from verinet.ops.scalar import DomainError
 from verinet.ops.shape.index import Index, index_op
 from verinet.ops.sorting.position import Position
@@ -23,21 +24,15 @@ from verinet.propagation.interval import interval_pass
 
 MOST_CASES = 4096
 MOST_OFFERS = 64
-MOST_ENTRIES = 1 << 25  # of all nodes and boxes of one interval pass
-_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Cases:
+class Cases(Parts):
     """A network whose positions are further inputs, behind its own; each case is a box with the positions fixed.
 
     The cases of a box cover it: they let go of what the positions have to do with the rest of the input.
     """
 
-    graph: Graph
-    lower: Tensor  # (cases, inputs + positions)
-    upper: Tensor
-    box: Tensor  # (cases,) the box of the query
     owners: tuple[int | None, ...]  # the one input that decides each position, where there is only one
 
 
@@ -98,7 +93,7 @@ def close_cases(query: Query, offer: Offer, clock: Clock) -> Outcome | None:
     A case that stays open is tried as a candidate at the middle of its box.
     """
     cases = cases_of(query)
-    margin = None if cases is None else _all_margins(query, cases, clock)
+    margin = None if cases is None else interval_margins(query, cases, clock)
     if cases is None or margin is None:
         return None
     count = int(cases.box.numel())
@@ -110,46 +105,6 @@ def close_cases(query: Query, offer: Offer, clock: Clock) -> Outcome | None:
         if clock.over() or offer(_point(query, cases, case).unsqueeze(0).cpu().numpy()):
             return None if clock.over() else Outcome(End.CANDIDATE, None, count, count - int(still.numel()), 1)
     return None
-
-
-def close_by_intervals(query: Query, clock: Clock) -> Outcome | None:
-    """CLOSED where intervals of the whole boxes decide everything: `softmax >= 0` needs no search. None elsewhere."""
-    count = query.boxes
-    entries = sum(total(node.shape) for node in query.graph.nodes)
-    if count > MOST_CASES or min(count, _CHUNK) * entries > MOST_ENTRIES:
-        return None
-    numbers = torch.arange(count, device=query.lower.device)
-    margin = _all_margins(query, Cases(query.graph, query.lower, query.upper, numbers, ()), clock)
-    decided = margin is not None and bool((margin > 0).all())
-    return Outcome(End.CLOSED, None, count, count, 0) if decided else None
-
-
-def _all_margins(query: Query, cases: Cases, clock: Clock) -> Tensor | None:
-    """Certified margins (cases,); None when time is over."""
-    count = int(cases.box.numel())
-    margins: list[Tensor] = []
-    for begin in range(0, count, _CHUNK):
-        if clock.over():
-            return None
-        margins.append(_margins(query, cases, torch.arange(begin, min(begin + _CHUNK, count))))
-    return torch.cat(margins)
-
-
-def _margins(query: Query, cases: Cases, part: Tensor) -> Tensor:
-    """Certified margin (cases,) of every case named; minus infinity where intervals leave a function's domain."""
-    part = part.to(cases.box.device)
-    try:
-        low, high = interval_pass(cases.graph, cases.lower[part], cases.upper[part])[-1]
-    except DomainError:
-        if part.numel() == 1:
-            return cases.lower.new_full((1,), -torch.inf)
-        half = part.numel() // 2
-        return torch.cat([_margins(query, cases, part[:half]), _margins(query, cases, part[half:])])
-    box = cases.box[part]
-    ids, owners = query.table.rows_of(box)
-    bound = query.table.interval_rows(ids, low[owners.domain], high[owners.domain])
-    size = torch.maximum(low.abs(), high.abs())
-    return query.table.domain_margins(box, ids, owners, query.table.margins(ids, bound, size.amax(0)))[0]
 
 
 def _point(query: Query, cases: Cases, case: int) -> Tensor:

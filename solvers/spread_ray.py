@@ -119,11 +119,7 @@ class RayCrew:
         if not calls:
             time.sleep(wait)
             return []
-        ray = self._cluster.ray
-        ready, rest = ray.wait(list(calls), num_returns=1, timeout=wait)
-        if ready and rest:
-            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
-        return [(calls[call], self._taken(calls[call])) for call in ready]
+        return [(calls[call], self._taken(calls[call])) for call in self._cluster.ended(list(calls), wait)]
 
     def dismiss(self, member: int) -> None:
         """End a member by force, and ask for another one."""

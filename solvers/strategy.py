@@ -11,8 +11,10 @@ from verinet.solvers.arms import Arm, InputArm, Meter, NeuronArm
 from verinet.solvers.attack.pgd import Attack, AttackPlan
 from verinet.solvers.attack.surrogate import before_softmax, sloped
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
+from verinet.solvers.opening import close_by_intervals
 from verinet.solvers.pieces import Outside
-from verinet.solvers.positions import close_by_intervals, close_cases
+from verinet.solvers.positions import close_cases
+from verinet.solvers.precision import precision_floor
 from verinet.solvers.query import Clock, Query
 
 from verinet.errors import PropertyError
@@ -38,6 +40,7 @@ class Solution:
 
     end: End
     gap: float | None = None
+    floor: float = 0.0  # gaps up to here may be due to rounding alone; computed for searches that ended by themselves
     domains: int = 0
     closed: int = 0
     open: int = 0
@@ -189,6 +192,8 @@ class Strategy:
         nearest = min(meters, key=_distance)
         if end is End.STALLED and any(m.outcome.end is End.MEMORY for m in meters):
             end = End.MEMORY
+        if end is End.STALLED:
+            self.solution.floor = precision_floor(self.query)
         return self._finish(nearest.outcome, end)
 
     def _finish(self, outcome: Outcome, end: End) -> Solution:
@@ -221,5 +226,6 @@ def _undefined(outside: Outside, where: str) -> PropertyError:
     return PropertyError(
         f"the network has no finite value on the whole input region: node '{outside.node}' has none at {shown}{more}",
         where=where,
-        hint="shrink the input region so that it holds no such input (a division by 0, the logarithm of a number <= 0)",
+        hint="shrink the input region so that it holds no such input (a division by 0, the logarithm of a number <= 0, "
+        "a power of one with a variable exponent)",
     )

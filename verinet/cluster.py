@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,14 @@ class Cluster:
         if places < 1:
             raise self.no_room(share)
         return max(1, min(self.options.workers or places, most))
+
+    def ended(self, calls: Sequence[Any], wait: float) -> list[Any]:
+        """Those of some calls (at least one) that have ended; waits up to `wait` seconds for the first."""
+        ready, rest = self.ray.wait(list(calls), num_returns=1, timeout=wait)
+        if ready and rest:
+            ready += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        found: list[Any] = ready
+        return found
 
     def no_room(self, share: Share) -> UsageError:
         """The error for a cluster without a node that is large enough."""

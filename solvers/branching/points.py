@@ -27,14 +27,14 @@ class Pointing:
         """Points (kept, *shape, count) strictly inside where possible."""
         low, high = interval
         centre = middle(low, high)
-        ops = [p.reader.op for p in places if isinstance(p.reader.op, Elementwise)]
-        if not ops:
+        scalar = [(p.reader, p.reader.op) for p in places if isinstance(p.reader.op, Elementwise)]
+        if not scalar:
             return self._widened(centre.unsqueeze(-1), interval)
-        columns = [op.branch_points(low, high) for op in ops]
+        columns = [op.branch_points(reader.lowers[0], reader.uppers[0]) for reader, op in scalar]
         if self.rule is Points.MIDDLE:
             return columns[0][..., :1]
         if self.rule is Points.TABLE:
-            return self._looked_up(ops[0], interval, columns[0][..., :1])
+            return self._looked_up(scalar[0][1], interval, columns[0][..., :1])
         return self._widened(torch.cat(columns, -1), interval)
 
     def _widened(self, points: Tensor, interval: Interval) -> Tensor:

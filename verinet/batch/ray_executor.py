@@ -72,10 +72,7 @@ class RayExecutor:
         if not asked:
             time.sleep(wait)
             return []
-        ray = self.cluster.ray
-        ready, rest = ray.wait(list(asked), num_returns=1, timeout=wait)
-        if ready and rest:
-            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        ready = self.cluster.ended(list(asked), wait)
         return [event for news in ready for event in self._take(asked[news])]
 
     def kill(self, slot: int) -> None:

@@ -33,12 +33,9 @@ def run_supports(capabilities: Sequence[str]) -> None:
 
 
 def _operators() -> list[str]:
-    from importlib import import_module
-
-    from verinet.frontends.call import HANDLERS
+    from verinet.frontends.handlers import HANDLERS
     from verinet.ops.activations.registry import table
 
-    import_module("verinet.frontends.onnx")  # fills the table of handlers
     return sorted({*HANDLERS, *table(), *_FOLDED})
 
 

@@ -211,6 +211,8 @@ def _lowered(root: str, nodes: Sequence[OnnxNode], finder: _Finder) -> Part | No
     for node in nodes:
         if node.op == "Where" and node.inputs[0] in finder.fixed:
             return None
+        if node.op == "Pow" and _no_logarithm(node, finder):
+            return None
         made = lower(build, node.op, [step_of(name) for name in node.inputs], node.attributes)
         if made is None:
             return None
@@ -220,6 +222,12 @@ def _lowered(root: str, nodes: Sequence[OnnxNode], finder: _Finder) -> Part | No
     tape = build.finish(steps[nodes[-1].outputs[0]])
     count = sum(node.op not in CONDITIONS and not finder.affine(node) for node in nodes)
     return Part(root, tuple(nodes), tape, tuple(parameters), tuple(shapes), count if tape.nonlinear > 1 else 0)
+
+
+def _no_logarithm(power: OnnxNode, finder: _Finder) -> bool:
+    """Whether the base is a constant that is not positive, so that exp(y log b) says nothing."""
+    base = finder.constant(power.inputs[0])
+    return base is not None and not bool((base > 0).all())
 
 
 def _few(parameters: Sequence[Array]) -> bool:

@@ -1,4 +1,4 @@
-"""Sums, products, quotients, powers, minima and maxima of variables and constants."""
+"""Sums, products, quotients, minima and maxima of variables and constants."""
 
 from __future__ import annotations
 
@@ -115,47 +115,6 @@ def _reciprocal(call: Call, x: Variable) -> Variable:
 @handles("Neg")
 def handle_neg(call: Call) -> Variable:
     return call.builder.negate(call.variable(0))
-
-
-@handles("Pow")
-def handle_pow(call: Call) -> Variable:
-    if call.is_constant(1):
-        exponent = call.finite(1, "exponent")
-        if call.value(0).dtype.kind != "f" and not bool(((exponent >= 0) & (exponent == np.floor(exponent))).all()):
-            raise call.unsupported("of integers, with an exponent that is negative or has a fraction")
-        return _power(call, call.variable(0), exponent)
-    if not call.is_constant(0):
-        raise call.unsupported("with a variable exponent")
-    if call.value(0).dtype.kind != "f":
-        raise call.unsupported("with an integer base, which makes the result an integer")
-    base = call.finite(0, "base").astype(np.float64)
-    exponential = scalar_function("Exp", {})
-    if exponential is None or not bool((base > 0).all()):
-        raise call.unsupported("with a base that is not positive")
-    return apply(call, exponential, call.builder.scale(call.variable(1), np.log(base)))
-
-
-def _power(call: Call, x: Variable, exponent: Array) -> Variable:
-    shape = _joint(x.shape, tuple(exponent.shape))
-    x = call.builder.broadcast(x, shape)
-    values = np.unique(exponent)
-    if values.size == 1:
-        return _one_power(call, x, float(values[0]))
-    spread = np.broadcast_to(exponent, shape).reshape(-1)
-    places = [np.flatnonzero(spread == value) for value in values]
-    parts = [_one_power(call, call.builder.index(x, at), float(v)) for at, v in zip(places, values, strict=True)]
-    back = np.empty(spread.size, dtype=np.int64)
-    back[np.concatenate(places)] = np.arange(spread.size)
-    return call.builder.index(call.builder.concat(parts, 0), back.reshape(shape))
-
-
-def _one_power(call: Call, x: Variable, exponent: float) -> Variable:
-    if exponent == 1.0:
-        return x
-    function = scalar_function("Pow", {"exponent": exponent})
-    if function is None:
-        raise call.unsupported(f"with exponent {exponent:g}")
-    return apply(call, function, x)
 
 
 @handles("Max")

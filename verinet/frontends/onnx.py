@@ -10,22 +10,11 @@ from typing import Any
 import numpy as np
 
 from verinet.errors import ModelError, UnsupportedOperatorError
-from verinet.frontends import (
-    handlers_arithmetic,
-    handlers_attention,
-    handlers_linear,
-    handlers_logic,
-    handlers_pooling,
-    handlers_quantised,
-    handlers_recurrent,
-    handlers_selection,
-    handlers_shape,
-    handlers_sorting,
-)
 from verinet.frontends.builder import Constant, GraphBuilder, Value, Variable
-from verinet.frontends.call import HANDLERS, Call, OnnxNode
+from verinet.frontends.call import Call, OnnxNode
 from verinet.frontends.elementwise import by_table
 from verinet.frontends.folding import evaluate, run_node, shape_of
+from verinet.frontends.handlers import HANDLERS
 from verinet.frontends.model import Model, OperatorRecord, RecordStatus
 from verinet.frontends.outline import Outline, outline_of
 from verinet.frontends.patterns import recognise
@@ -38,19 +27,6 @@ from verinet.ir.graph import total
 from verinet.ir.passes.dead import drop_dead
 
 __all__ = ["Model", "OperatorRecord", "inspect_onnx", "load_onnx"]
-
-_THEMES = (  # modules that fill HANDLERS
-    handlers_arithmetic,
-    handlers_attention,
-    handlers_linear,
-    handlers_logic,
-    handlers_pooling,
-    handlers_quantised,
-    handlers_recurrent,
-    handlers_selection,
-    handlers_shape,
-    handlers_sorting,
-)
 
 
 def load_onnx(given: str | Path | bytes | Any) -> Model:

@@ -124,6 +124,12 @@ class NonlinearOp(Op):
     ) -> tuple[Tensor, ...]:
         """Back into the box or simplex in which multipliers are useful."""
 
+    def inside(self, bounds: tuple[Tensor, Tensor], opened: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Bounds of an input that does not reach the marked ends, (lower, upper) and masks for both, as this operator
+        may use them. They may exclude such inputs as its lines and intervals hold for all the same. By default: as is.
+        """
+        return bounds
+
     def framed_lines(self, frame: Frame, multipliers: Sequence[Tensor]) -> Lines:
         """`lines` for bounds that are asked for more than once."""
         return self.lines(frame.lowers, frame.uppers, multipliers)

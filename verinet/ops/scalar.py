@@ -18,7 +18,7 @@ from torch import Tensor
 
 from verinet.ops import scalar_lines, scalar_slopes
 from verinet.ops.base import Frame, Lines, NonlinearOp, Pulled, event_sum, select
-from verinet.ops.scalar_function import DomainError, Jumps, ScalarFunction
+from verinet.ops.scalar_function import DomainError, Jumps, ScalarFunction, beside
 from verinet.ops.scalar_hinge import Hinge
 
 __all__ = ["DomainError", "Elementwise", "Jumps", "ScalarFunction"]
@@ -62,6 +62,16 @@ class Elementwise(NonlinearOp):
         """What the node may differ from the function whose bounds are `low` and `high`."""
         return (1 + torch.maximum(low.abs(), high.abs())) * (self.function.deviation * 1.001)
 
+    def inside(self, bounds: tuple[Tensor, Tensor], opened: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """One float inside where an open end is a jump: in between the function is constant, and lines have room."""
+        jumps = self.function.jumps
+        if jumps is None or not self.function.flat:
+            return bounds
+        low, high = bounds
+        above, below = beside(low)[1], beside(high)[0]
+        low = torch.where(opened[0] & jumps.at(low) & (above <= high), above, low)
+        return low, torch.where(opened[1] & jumps.at(high) & (low <= below), below, high)
+
     def undecided(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._hinge is not None:
             return (self._hinge.undecided(lowers[0], uppers[0]),)
@@ -103,6 +113,8 @@ class Elementwise(NonlinearOp):
             raise DomainError(function.name)
         if slack is not None:
             result[1], result[3] = result[1] - slack, result[3] + slack
+        if function.flat:
+            result[1], result[3] = result[1] - _room(result[0], frame), result[3] + _room(result[2], frame)
         return *result, *touches
 
     def _prepared(self, frame: Frame) -> tuple[ScalarFunction, list[scalar_lines.Sample], Tensor | None]:
@@ -182,3 +194,13 @@ class Elementwise(NonlinearOp):
     def slope_bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Rigorous least and greatest slope of f over each interval."""
         return scalar_slopes.slope_bounds(self.function, lower, upper)
+
+    def breaks(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ScalarFunction.breaks`."""
+        return self.function.breaks(point)
+
+
+def _room(slope: Tensor, frame: Frame) -> Tensor:
+    """What a line of this slope can move between an end of the interval and the next float outside; see `inside`."""
+    size, far = torch.finfo(slope.dtype), torch.maximum(frame.lowers[0].abs(), frame.uppers[0].abs())
+    return slope.abs() * (far * (2 * size.eps) + size.tiny)

@@ -36,6 +36,12 @@ class DomainError(VerinetError):
         self.function = function
 
 
+def beside(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The next floats below and above x."""
+    far = torch.full_like(x, torch.inf)
+    return torch.nextafter(x, -far), torch.nextafter(x, far)
+
+
 class Limit(NamedTuple):
     """A one-sided limit at a jump: the function comes arbitrarily close to `value` near `point`, where `valid`."""
 
@@ -81,6 +87,18 @@ class Jumps:
         if self.step == 0.0:
             return torch.full_like(x, self.point)
         return self.point + ((x - self.point) / self.step).round() * self.step
+
+    def at(self, x: Tensor) -> Tensor:
+        """Where x is exactly a jump, and the next floats on either side are none: multiples of 1/2 that are not huge.
+
+        Elsewhere a rounded number might stand for the jump. The same x are found in float32 and float64.
+        """
+        if not (2 * self.point).is_integer() or not (2 * self.step).is_integer():
+            return torch.zeros_like(x, dtype=torch.bool)
+        return (x.abs() < _HUGE) & (self.nearest(x) == x)
+
+
+_HUGE = 2.0**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +176,22 @@ class ScalarFunction:
     def piecewise_linear(self) -> bool:
         """True if every piece is affine (jumps allowed)."""
         return not any(self.curvature)
+
+    @property
+    def flat(self) -> bool:
+        """True if the function is known to be constant between its jumps, with exact values."""
+        return (
+            self.jumps is not None and self.slope is torch.zeros_like and self.error_ulps == 0 and not self.parameters
+        )
+
+    def breaks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where x is a jump of a flat function and its value there is not the one just left, and just right, of it."""
+        if self.jumps is None or not self.flat:
+            none = torch.zeros_like(x, dtype=torch.bool)
+            return none, none
+        here, value = self.jumps.at(x), self.at(x)
+        left, right = beside(x)
+        return here & (self.at(left) != value), here & (self.at(right) != value)
 
     def error(self, value: Tensor) -> Tensor:
         """At least |computed f - f| where `value` is the computed f."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from verinet.ir.graph import Graph, Node, Shape
 from verinet.numerics.rounding import gamma, tiny
 from verinet.ops.base import LinearOp, NonlinearOp
+from verinet.propagation.ends import seen
 
 Interval = tuple[Tensor, Tensor]
 
@@ -40,7 +41,7 @@ def node_interval(graph: Graph, position: int, values: Sequence[Interval | None]
         return linear_interval(node.op, inputs, graph.input_shapes(position), node.shape)
     if not isinstance(node.op, NonlinearOp):
         raise TypeError(f"node '{node.name}' is neither linear nor nonlinear")
-    return node.op.interval([lo for lo, _ in inputs], [hi for _, hi in inputs])
+    return node.op.interval(*seen(node.op, inputs))
 
 
 def _known(value: Interval | None) -> Interval:

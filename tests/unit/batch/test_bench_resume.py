@@ -52,8 +52,9 @@ def test_a_killed_run_loses_and_doubles_nothing(scripts, tree, tmp_path):
 
 
 def test_the_list_names_every_instance_by_full_paths(scripts, tree, tmp_path):
-    instances = scripts[1].make_list(tree, tmp_path / "all.csv", 3.0)
+    instances = scripts[1].make_list(tree, tmp_path / "lists", 3.0)
     assert len(instances) == 15 and {i.timeout for i in instances} == {3.0}
+    assert {i.family for i in instances} == {i.family for i in read_instances(tree)} == {"first", "second"}
     assert all(path.is_absolute() and path.exists() for i in instances for _, path in i.network_files())
     assert all(i.property_file().exists() for i in instances)
 
@@ -68,22 +69,22 @@ def test_the_list_names_every_instance_by_full_paths(scripts, tree, tmp_path):
 )
 def test_damage_is_noticed(scripts, tree, tmp_path, damage, what):
     _, bench = scripts
-    instances = bench.make_list(tree, tmp_path / "all.csv", 3.0)
+    instances = bench.make_list(tree, tmp_path / "lists", 3.0)
     rows = [
         {"number": i.number, "model": i.network, "property": i.prop, "status": "unsat", "attempts": 1}
         for i in instances
     ]
     (tmp_path / "run").mkdir()
-    trial = bench.Trial(tmp_path / "all.csv", tmp_path / "run", [], [], random.Random(0))
+    trial = bench.Trial(tmp_path / "lists", tmp_path / "run", [], [], random.Random(0))
     for lines, expected in ((rows, False), (damage(rows), True)):
         (tmp_path / "run" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        found = bench.judged(read_instances(tmp_path / "all.csv"), tmp_path / "run", trial)
+        found = bench.judged(read_instances(tmp_path / "lists"), tmp_path / "run", trial)
         assert bool(found[what]) is expected
         assert not any(found[other] for other in {"lost", "doubled", "strange", "changed"} - {what})
 
 
 def test_a_result_that_changes_is_noticed(scripts, tmp_path, monkeypatch):
-    trial = scripts[1].Trial(tmp_path / "all.csv", tmp_path, [], [], random.Random(0))
+    trial = scripts[1].Trial(tmp_path / "lists", tmp_path, [], [], random.Random(0))
     (tmp_path / "results.jsonl").touch()
     now = [{"number": 1, "status": "sat"}, {"number": 3, "status": "unsat"}]
     monkeypatch.setattr(scripts[1], "read_log", lambda path: now)

@@ -137,6 +137,29 @@ class FakeRay:
         return [*self._nodes, {"Alive": False, "Resources": {"CPU": 1000.0}}]
 
 
+class FakeCalls(FakeRay):
+    """Calls that have ended are known in advance; says what was waited for."""
+
+    def __init__(self, *ended):
+        super().__init__({"CPU": 1.0})
+        self.ended, self.waits = set(ended), []
+
+    def wait(self, calls, num_returns, timeout):
+        self.waits.append((len(calls), num_returns, timeout))
+        ready = [call for call in calls if call in self.ended][:num_returns]
+        return ready, [call for call in calls if call not in ready]
+
+
+def test_all_calls_that_have_ended_are_collected_after_one_wait(monkeypatch):
+    fake = FakeCalls("b", "d")
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    cluster = Cluster(RayOptions("auto"))
+    assert cluster.ended(["a", "b", "c", "d"], 0.5) == ["b", "d"]
+    assert fake.waits == [(4, 1, 0.5), (3, 3, 0)]
+    assert cluster.ended(["a", "c"], 0.25) == [] and fake.waits[2:] == [(2, 1, 0.25)]
+    assert cluster.ended(["b"], 0.25) == ["b"]
+
+
 def test_shares_of_a_cluster(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", FakeRay({"CPU": 8.0, "GPU": 2.0}, {"CPU": 3.0}))
     cluster = Cluster(RayOptions("auto"))

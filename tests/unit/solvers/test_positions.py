@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 from verinet.solvers.branching.outcome import End
-from verinet.solvers.positions import cases_of, close_by_intervals, close_cases
+from verinet.solvers.opening import close_by_intervals
+from verinet.solvers.positions import cases_of, close_cases
 from verinet.solvers.query import Clock, Query, clause_table
 
 import verinet

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from verinet.solvers.branching.splits import Literals
+from verinet.solvers.branching.stack import join_parents
 
 from tests.unit.solvers.queries import CPU
+from verinet.propagation.ends import HalfOpen
 from verinet.propagation.rows import RowMap
 
 LIKE = torch.zeros(1, dtype=torch.float64)
@@ -100,3 +102,40 @@ def test_rows_of_ragged_maps_follow_the_owner() -> None:
     rows, _ = _two_deep().rows(RowMap.ragged(torch.tensor([0, 1, 1]), 2), torch.float64)
     assert rows[3].row.tolist() == [0]
     assert sorted(rows[1].row.tolist()) == [0, 1, 1, 2, 2]
+
+
+def test_strict_literals_mark_the_ends_that_they_exclude() -> None:
+    """Domain 0: z1[0] > 0; domain 1: z1[0] < 0, and z1[1] <= 2 (not strict)."""
+    first = Literals.none(2, LIKE).extended(
+        torch.tensor([1, 1]),
+        torch.tensor([0, 0]),
+        torch.tensor([1.0, -1.0], dtype=torch.float64),
+        torch.zeros(2, dtype=torch.float64),
+        torch.tensor([True, True]),
+    )
+    both = _split(first, [-1, 1], [0, 1], [1.0, -1.0], [0.0, 2.0])
+    pair = both.clip({1: _bounds(2, 2)})[1]
+    assert isinstance(pair, HalfOpen)
+    assert pair[0].tolist() == [[0.0, -5.0], [-5.0, -5.0]] and pair[1].tolist() == [[5.0, 5.0], [0.0, 2.0]]
+    assert pair.open_low.tolist() == [[True, False], [False, False]]
+    assert pair.open_high.tolist() == [[False, False], [True, False]]
+    # A bound that is tighter already is no end that the literal excludes.
+    low, high = _bounds(2, 2)
+    low[0, 0] = 1.0
+    tighter = both.clip({1: (low, high)})[1]
+    assert isinstance(tighter, HalfOpen) and not bool(tighter.open_low.any())
+    joined = Literals.join([both, Literals.none(1, LIKE)])
+    assert joined.strict.tolist() == [[True, False], [True, False], [False, False]]
+    assert not isinstance(_two_deep().clip({1: _bounds(2, 2), 3: _bounds(2, 3)})[1], HalfOpen)
+
+
+def test_parents_that_are_in_use_are_put_side_by_side() -> None:
+    """Positions count over what is kept; a part without parents leaves everybody without."""
+    first, second = torch.tensor([10, 11, 12, 13]), torch.tensor([20, 21])
+    parts = [(first, torch.tensor([3, 1, 3])), (second, torch.tensor([1]))]
+    found = join_parents(parts, lambda state, used: state[used])
+    assert found is not None
+    kept, place = found
+    assert [k.tolist() for k in kept] == [[11, 13], [21]]
+    assert torch.cat(kept)[place].tolist() == [13, 11, 13, 21]
+    assert join_parents([*parts, (None, None)], lambda state, used: state[used]) is None
