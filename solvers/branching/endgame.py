@@ -63,13 +63,12 @@ class Endgame:
         # Programs are built and solved on the CPU; elsewhere leaves get the longer optimisation only.
         self.usable = per == 1 and available() and query.lower.device.type == "cpu"
 
-    def few(self, search: Search, leaves: Leaves, keep: Tensor, offer: Offer) -> tuple[Tensor, bool]:
-        """Try those of the leaves `keep` that have few undecided entries; returns which stay open, and whether a
-        witness was found. Stops where that rarely closes a leaf."""
+    def few(self, search: Search, leaves: Leaves, layers: Layers, keep: Tensor, offer: Offer) -> tuple[Tensor, bool]:
+        """Try those of the leaves `keep` that have few undecided entries by their `layers`; returns which stay open,
+        and whether a witness was found. Stops where that rarely closes a leaf."""
         if not self.usable or not keep.numel() or not self._pays:
             return keep, False
-        exact = search.exact_sweep(leaves.take(keep))
-        little = self._undecided(exact) <= FEW
+        little = self._undecided(layers)[keep] <= FEW
         still = torch.ones_like(little)
         for place in little.nonzero().squeeze(1).tolist():
             leaf = leaves.take(keep[place : place + 1])
@@ -88,8 +87,8 @@ class Endgame:
     def _pays(self) -> bool:
         return self._tried < TRIALS or self._won >= WORTHWHILE * self._tried
 
-    def _undecided(self, exact: Layers) -> Tensor:
-        masks = (self._sweeper.undecided(v, exact.known, pair) for v, pair in exact.known.items())
+    def _undecided(self, layers: Layers) -> Tensor:
+        masks = (self._sweeper.undecided(v, layers.known, pair) for v, pair in layers.known.items())
         return torch.stack([m.reshape(m.shape[0], -1).sum(1) for m in masks]).sum(0)
 
     def stuck(self, search: Search, parts: list[Leaves], offer: Offer) -> tuple[list[Leaves], list[Leaves], bool]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from verinet.solvers.branching.leaves import Leaves, rows_of
+from verinet.solvers.branching.leaves import Leaves
 
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
 from verinet.ops.scalar import Elementwise
 from verinet.propagation.backward import Backward
+from verinet.propagation.ends import seen
 from verinet.propagation.optimize import Multipliers, RowProblem, evaluate
+from verinet.propagation.rows import rows_of
 
 FIRST_RATE = 0.1  # of slopes, which lie in [0, 1]
 
@@ -61,7 +63,8 @@ def _refresh(
     if row.numel() == 0:
         return
     domain = problem.owners.domain[row]
-    low, high = (t.reshape(t.shape[0], -1)[domain, entry[domain]] for t in problem.known[source])
+    ends = seen(op, [problem.known[source]])
+    low, high = (side[0].reshape(side[0].shape[0], -1)[domain, entry[domain]] for side in ends)
     for old, new in zip(values, op.multipliers([low], [high]), strict=True):
         old.reshape(old.shape[0], -1)[row, entry[domain]] = new.expand_as(low)
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from verinet.solvers.branching.splits import Literals
+from verinet.solvers.branching.stack import join_parents
 
 from verinet.propagation.backward import Backward
+from verinet.propagation.ends import carried, within
 from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import Multipliers
+from verinet.propagation.rows import rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,12 @@ class Choice:
     index: Tensor  # (domains,) flat entry of the node
     point: Tensor  # (domains,)
     possible: Tensor  # (domains,) False where there is no neuron to split
+    strict: Tensor | None = None  # (domains,) the side that loses the point: 1 for z > p, -1 for z < p, 0 for neither
 
     def take(self, mask: Tensor) -> Choice:
         """The choices of some domains."""
-        return Choice(self.node[mask], self.index[mask], self.point[mask], self.possible[mask])
+        strict = None if self.strict is None else self.strict[mask]
+        return Choice(self.node[mask], self.index[mask], self.point[mask], self.possible[mask], strict)
 
 
 @dataclass(slots=True)
@@ -77,18 +82,20 @@ class Leaves:
         )
 
 
-def rows_of(domains: Tensor, per: int) -> Tensor:
-    """Positions of all rows of the domains named, `per` rows each."""
-    return (domains.unsqueeze(1) * per + torch.arange(per, device=domains.device)).reshape(-1)
-
-
 def children(leaves: Leaves, choices: Sequence[Choice], warm: Multipliers) -> Leaves:
-    """All sides of the chosen splits, 2**choices parts one after the other; of one choice first z >= p, then z <= p."""
+    """All sides of the chosen splits, 2**choices parts one after the other; of one choice first z >= p, then z <= p.
+
+    At most one of the two sides is strict, so together they cover the domain.
+    """
     literals = leaves.literals
     for done, choice in enumerate(choices):
         # Points are float32 numbers, so that both engines split at the same place.
         node, index, point = (t.repeat(2**done) for t in (choice.node, choice.index, choice.point.float().double()))
-        sides = (literals.extended(node, index, sign * torch.ones_like(point), point) for sign in (1.0, -1.0))
+        loses = torch.zeros_like(choice.node) if choice.strict is None else choice.strict
+        loses = loses.repeat(2**done)
+        sides = (
+            literals.extended(node, index, sign * torch.ones_like(point), point, loses == sign) for sign in (1.0, -1.0)
+        )
         literals = Literals.join(list(sides))
     parent = torch.arange(len(leaves), device=leaves.clause.device).repeat(2 ** len(choices))
     made = leaves.take(parent)
@@ -110,19 +117,17 @@ def join_leaves(parts: list[Leaves], per: int) -> Leaves:
     """Several stacks of leaves as one, their parents' multipliers side by side."""
     if len(parts) == 1:
         return parts[0]
+
+    def take(warm: Multipliers, used: Tensor) -> Multipliers:
+        rows = rows_of(used, per)
+        return {v: tuple(t[rows] for t in m) for v, m in warm.items()}
+
     warm: Multipliers | None = None
     parent: Tensor | None = None
-    if all(p.warm is not None and p.parent is not None for p in parts):
-        index, kept, offset = [], [], 0
-        for part in parts:
-            if part.warm is None or part.parent is None:
-                continue
-            used, inverse = part.parent.unique(return_inverse=True)
-            kept.append({v: tuple(t[rows_of(used, per)] for t in m) for v, m in part.warm.items()})
-            index.append(inverse + offset)
-            offset += int(used.numel())
+    found = join_parents([(p.warm, p.parent) for p in parts], take)
+    if found is not None:
+        kept, parent = found
         warm = {v: tuple(torch.cat(ts) for ts in zip(*(k[v] for k in kept), strict=True)) for v in kept[0]}
-        parent = torch.cat(index)
     return Leaves(
         torch.cat([p.clause for p in parts]),
         torch.cat([p.margin for p in parts]),
@@ -148,20 +153,19 @@ def outward(pair: Interval, dtype: torch.dtype) -> Interval:
     """The same bounds in a smaller float type, rounded outward."""
     low, high = pair
     if dtype == low.dtype:
-        return low, high
+        return pair
     below, above = low.to(dtype), high.to(dtype)
     infinity = torch.tensor(torch.inf, dtype=dtype, device=low.device)
     below = torch.where(below.to(low.dtype) > low, torch.nextafter(below, -infinity), below)
     above = torch.where(above.to(high.dtype) < high, torch.nextafter(above, infinity), above)
-    return below, above
+    return carried((below, above), pair)
 
 
 def meet(known: dict[int, Interval], inner: dict[int, Interval] | None, dtype: torch.dtype) -> dict[int, Interval]:
     """The tighter of both, `inner` in float64 rounded outward to `dtype` first. Bounds may cross."""
     result = dict(known)
     for position, pair in (inner or {}).items():
-        low, high = outward(pair, dtype)
-        result[position] = torch.fmax(result[position][0], low), torch.fmin(result[position][1], high)
+        result[position] = within(result[position], outward(pair, dtype))
     return result
 
 

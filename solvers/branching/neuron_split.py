@@ -17,6 +17,7 @@ from verinet.solvers.branching.clip import LeafClipper
 from verinet.solvers.branching.deepen import Deepener
 from verinet.solvers.branching.endgame import Endgame
 from verinet.solvers.branching.gauge import Gauge
+from verinet.solvers.branching.history import History
 from verinet.solvers.branching.inherit import FIRST_RATE, inherited, restarted
 from verinet.solvers.branching.leaves import (
     Anchors,
@@ -28,11 +29,11 @@ from verinet.solvers.branching.leaves import (
     meet,
     outward,
     placed,
-    rows_of,
 )
 from verinet.solvers.branching.options import Branching
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
 from verinet.solvers.branching.points import Pointing
+from verinet.solvers.branching.raising import Goal, raised
 from verinet.solvers.branching.scores import choose
 from verinet.solvers.branching.splits import MOST_AT_ONCE, Literals
 from verinet.solvers.branching.stack import pop_batch
@@ -46,12 +47,11 @@ from verinet.propagation.optimize import (
     Optimized,
     RowProblem,
     Step,
-    climb,
     default_multipliers,
     evaluate,
     optimize,
 )
-from verinet.propagation.rows import RowMap
+from verinet.propagation.rows import RowMap, rows_of
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 
 RATES = (0.02, 0.2)
@@ -97,6 +97,7 @@ class NeuronSplit:
         self.forward_bounds = True  # propagate intervals from split neurons onwards
         self.branching = Branching()
         self.pointing = Pointing(self.branching.points)
+        self.history = History()
         self._shortcuts: Shortcuts | None = None
 
     def _undecided(self) -> int:
@@ -133,7 +134,7 @@ class NeuronSplit:
                     return self._outcome(End.TIME)
                 keep = self._clip(leaves, best, keep)
                 before, count = len(self.stuck), int(keep.numel())
-                keep, found = self.endgame.few(self, leaves, keep, offer)
+                keep, found = self.endgame.few(self, leaves, layers, keep, offer)
                 self.closed += count - int(keep.numel())
                 if keep.numel() and not found:
                     self._branch(leaves, layers, best, keep)
@@ -241,19 +242,15 @@ class NeuronSplit:
         problem, places, ids = self.problem(leaves, layers)
         warm = inherited(leaves, problem, self.backward, self.per)
         # The search aims a little above the threshold so that the float64 gate rarely disagrees.
-        goal = self.query.table.bounds[ids]
-        goal = (goal + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + goal.abs())).to(problem.rows.dtype)
-
-        def finished(bound: Tensor) -> bool:
-            clause = self._clause_margin(bound - goal)
-            return bool((clause > 0).all()) or self.query.clock.over()
-
+        bounds = self.query.table.bounds[ids]
+        bounds = bounds + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + bounds.abs())
+        goal = Goal(bounds.to(problem.rows.dtype), self.per, self.query.clock.over, self._patient)
         if warm is None:
-            best = optimize(problem, self.backward, step=self.first_step, finished=finished)
+            best = optimize(problem, self.backward, step=self.first_step, finished=goal.reached)
         else:
-            rates = restarted(leaves, self.query.graph).to(goal).repeat_interleave(self.per)
-            best, rates = climb(problem, self.backward, self.rule, rates, multipliers=warm, finished=finished)
-            leaves.rate = rates.reshape(-1, self.per).amax(1).double().clamp(*RATES)
+            rates = restarted(leaves, self.query.graph)
+            best, rates = raised(problem, self.backward, self.rule, (warm, rates), goal)
+            leaves.rate = rates.clamp(*RATES)
         for node, (domain, slot) in places.items():
             leaves.literals.beta[domain, slot] = best.betas[node].double()
         margin = self._clause_margin((best.bound - self.query.table.bounds[ids].to(best.bound.dtype)).double())

@@ -40,5 +40,6 @@ class Branching:
     points: Points = Points.BEST
     inputs: Inputs = Inputs.ALL
     candidates: int = 3  # tried by one real bound of both children; 1 trusts the score
+    learning: bool = True  # what tried splits gained corrects the scores of the same entries later
     per_kind: int = 2  # of them at least so many of each kind of operator, if it has any
     together: int = 1  # most splits of one domain at once, where the batch is not full

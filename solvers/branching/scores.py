@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from verinet.solvers.branching.bbps import ShortcutGain, Shortcuts
 from verinet.solvers.branching.candidates import Gain, Place, Table, View, splittable, table
 from verinet.solvers.branching.gains import child_gain
+from verinet.solvers.branching.history import History
 from verinet.solvers.branching.intercepts import babsr_gain, intercept_gain
-from verinet.solvers.branching.leaves import Choice, Leaves, children, meet, rows_of
+from verinet.solvers.branching.leaves import Choice, Leaves, children, meet
 from verinet.solvers.branching.options import Branching, Score
 from verinet.solvers.branching.points import Pointing
 from verinet.solvers.branching.treesize import log_tree_size
@@ -18,8 +20,13 @@ from verinet.solvers.query import Query
 
 from verinet.propagation.backward import Backward
 from verinet.propagation.interval import Interval
+from verinet.propagation.narrow import Narrow
 from verinet.propagation.optimize import Multipliers, Optimized, RowProblem, evaluate, gradients
+from verinet.propagation.rows import rows_of
 from verinet.propagation.sweep import Layers
+
+REMEMBERED = 3.0
+"""Gains are noted up to so many times what the domain misses: more than closes it, for leaves that miss more."""
 
 
 class Bounder(Protocol):
@@ -30,6 +37,7 @@ class Bounder(Protocol):
     backward: Backward
     branching: Branching
     pointing: Pointing
+    history: History
 
     @property
     def shortcuts(self) -> Shortcuts: ...
@@ -54,6 +62,8 @@ def choose(
     found = table(view, positions, _gain(search, layers, keep), search.pointing)
     if found is None or not bool((found.score > 0).any()):
         return []
+    if options.learning and options.candidates > 1:
+        found = replace(found, score=search.history.ranked(found, -leaves.margin[keep]))
     top = found.best(max(options.candidates, splits), options.per_kind)
     if options.candidates > 1 and top.shape[1] > 1:
         value = _rescore(search, leaves.take(keep), best, keep, (found, top))
@@ -63,19 +73,21 @@ def choose(
     for place in range(min(splits, top.shape[1])):
         pick = top[:, place]
         possible = found.score[here, pick] > 0
-        result.append(Choice(found.node[pick], found.entry[pick], found.point[here, pick], possible))
+        where = found.node[pick], found.entry[pick], found.point[here, pick]
+        result.append(Choice(*where, possible, found.strict[here, pick]))
     return result
 
 
 def _view(search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> View:
     """The best iterate with its lines and its relaxed forward point, by the row of each clause closest to closing."""
-    problem, _, _ = search.problem(leaves, layers)
-    state = evaluate(problem, search.backward, best.multipliers, best.betas)
+    narrow = Narrow.of(search.problem(leaves, layers)[0], keep)
+    problem, here = narrow.problem, torch.arange(keep.numel(), device=keep.device)
+    state = evaluate(problem, search.backward, narrow.multipliers(best.multipliers), narrow.betas(best.betas))
     gradients(problem, search.backward, state)
-    lead = state.bound.reshape(-1, search.per)[keep].argmax(1) + keep * search.per
+    lead = state.bound.reshape(-1, search.per).argmax(1) + here * search.per
     # Leaves may have been sharpened after their bounds: splits outside of what is left would be no use.
-    known = meet(layers.known, leaves.inner, search.backward.dtype)
-    return View(search.query.graph, state, keep, lead, state.bound.shape[0], known)
+    known = meet(dict(problem.known), leaves.take(keep).inner, search.backward.dtype)
+    return View(search.query.graph, state, here, lead, state.bound.shape[0], known)
 
 
 def _gain(search: Bounder, layers: Layers, keep: Tensor) -> Gain:
@@ -101,8 +113,10 @@ def _rescore(search: Bounder, leaves: Leaves, best: Optimized, keep: Tensor, opt
     values: list[Tensor] = []
     for k in range(top.shape[1]):
         column = top[:, k]
-        choice = Choice(found.node[column], found.entry[column], found.point[here, column], column >= 0)
+        where = found.node[column], found.entry[column], found.point[here, column]
+        choice = Choice(*where, column >= 0, found.strict[here, column])
         margin = search.child_bounds(children(leaves, [choice], warm), warm).reshape(2, -1)
+        search.history.learn(found, column, torch.minimum(margin - leaves.margin, REMEMBERED * _cap(leaves.margin)))
         gain = torch.minimum(margin - leaves.margin, _cap(leaves.margin))
         value = -log_tree_size(gain[0], gain[1], _cap(leaves.margin))
         values.append(torch.where(found.score[here, column] > 0, value, -torch.inf))

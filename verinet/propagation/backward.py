@@ -77,6 +77,11 @@ class Backward:
     def device(self) -> torch.device:
         return self._magnitudes[0].device
 
+    @property
+    def magnitudes(self) -> Sequence[Tensor]:
+        """Largest |value| of every node over all domains, (*shape) each."""
+        return self._magnitudes
+
     def output_size(self) -> Tensor:
         """Largest |y| of every output over all domains, (outputs,)."""
         return self._magnitudes[-1]

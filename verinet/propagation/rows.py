@@ -61,3 +61,8 @@ class RowMap:
     def part(self, start: int, stop: int) -> RowMap:
         """Rows start..stop-1 as a map over the same domains."""
         return RowMap.ragged(self.domain[start:stop], self.domains)
+
+
+def rows_of(domains: Tensor, per: int) -> Tensor:
+    """Positions of all rows of the domains named, `per` consecutive rows each."""
+    return (domains.unsqueeze(1) * per + torch.arange(per, device=domains.device)).reshape(-1)

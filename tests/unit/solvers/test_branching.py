@@ -106,13 +106,25 @@ def test_the_newest_literals_are_found_behind_padding() -> None:
     assert Literals.join([deep, shallow]).newest()[1][0].tolist() == [3] * 4 + [-1] * 2
 
 
+def test_new_literals_come_right_after_the_old_ones() -> None:
+    deep = children(leaves(1), [choice(3, [0], 0.5), choice(4, [2], -1.0)], {}).literals
+    shallow = children(leaves(1), [choice(5, [1], 0.5)], {}).literals
+    both = Literals.join([deep, shallow])
+    number = torch.full((6,), 7)
+    more = both.extended(number, number, torch.ones(6, **REAL), torch.zeros(6, **REAL))
+    assert more.node.tolist() == [[3, 4, 7]] * 4 + [[5, 7, -1]] * 2
+    assert [n.tolist() for n, _ in more.newest()][0] == [7] * 6
+    assert Literals.join([more.take(slice(4, 6))]).depth == 2
+
+
 def test_a_table_gives_every_kind_its_share() -> None:
     score = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.5]])
     kind = torch.tensor([1, 1, 1, 2, 2, 2])
-    found = Table(kind, kind, kind, score, score)
+    gains = torch.stack([score, score])
+    found = Table(kind, kind, kind, score, score, score, gains)
     assert found.best(2, 1).tolist() == [[0, 1, 2, 3]]
     assert found.best(1, 1).tolist() == [[0]]
-    assert Table(kind, kind, kind * 0, score, score).best(3, 1).tolist() == [[0, 1, 2]]
+    assert Table(kind, kind, kind * 0, score, score, score, gains).best(3, 1).tolist() == [[0, 1, 2]]
 
 
 def reader(op: NonlinearOp, shapes: list[tuple[int, ...]], out: tuple[int, ...], seed: int) -> Reader:
