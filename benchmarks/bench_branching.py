@@ -1,21 +1,31 @@
-"""What each part of branching is worth, in counts: `python benchmarks/bench_branching.py [--quick] [--most DOMAINS]`.
+"""What each part of branching is worth, in counts: `python benchmarks/bench_branching.py RESULTS.csv`.
 
-Neuron splitting alone, on seeded random networks of every kind of nonlinearity and on shipped models, with one thing
-changed at a time. Each instance asks for a bound a little below the least sampled value, so all of them hold; a way of
-branching is the better the more instances it closes within DOMAINS domains, and the fewer domains it makes.
+Neuron splitting alone, on the instances of branching_networks.py, with one thing changed at a time; a way of branching
+is the better the more instances it closes within `--most` domains, and the fewer domains it makes. Results are
+appended to the file one by one; the same command goes on where an earlier one stopped, `--seconds` stops it in good
+order, and `--table` only prints what the file holds. Counts depend on the processor's arithmetic a little, on its
+speed not at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
+import branching_networks as networks
 import numpy as np
 import torch
+from branching_networks import Problem
 from torch import Tensor
+from verinet.solvers.branching.candidates import View
+from verinet.solvers.branching.gains import Reader
+from verinet.solvers.branching.leaves import ClauseRows, Engines, Leaves
 from verinet.solvers.branching.neuron_split import NeuronSplit
 from verinet.solvers.branching.options import Branching, Inputs, Points, Score
 from verinet.solvers.branching.outcome import End
@@ -23,200 +33,239 @@ from verinet.solvers.branching.points import Pointing
 from verinet.solvers.query import Clock, Query, clause_table
 from verinet.solvers.root import Root
 
-from verinet.frontends.onnx import load_onnx
-from verinet.ir.graph import Graph, InputOp, Node, Op
-from verinet.ops.activations import find
-from verinet.ops.bilinear.matmul import MatMulTwo
-from verinet.ops.bilinear.product import Product
-from verinet.ops.linear.dense import Dense
-from verinet.ops.normalisation.softmax import Softmax
 from verinet.ops.scalar import Elementwise
-from verinet.ops.shape.index import Index
-from verinet.ops.shape.reshape import Reshape
-from verinet.ops.sorting.network import with_comparators
+from verinet.propagation.optimize import Optimized
+from verinet.propagation.sweep import Layers
 from verinet.spec.property import Box, Clause, Property, Rows
 
-MODELS = Path(__file__).parents[1] / "models"
+DEFAULT = "default"
+INSIDE = "values inside"
 WAYS = {
-    "default": Branching(),
+    DEFAULT: Branching(),
+    "no learning": Branching(learning=False),
+    INSIDE: Branching(),
+    "dual, untried": Branching(candidates=1),
     "bbps": Branching(score=Score.BBPS),
     "bbps, untried": Branching(score=Score.BBPS, candidates=1),
-    "dual, untried": Branching(candidates=1),
     "intercept": Branching(score=Score.INTERCEPT),
     "intercept, untried": Branching(score=Score.INTERCEPT, candidates=1),
     "babsr": Branching(score=Score.BABSR),
     "midpoints": Branching(points=Points.MIDDLE),
     "table of points": Branching(points=Points.TABLE),
     "quarters too": Branching(points=Points.WIDE),
+    "bbps, untried, midpoints": Branching(score=Score.BBPS, candidates=1, points=Points.MIDDLE),
+    "bbps, untried, table": Branching(score=Score.BBPS, candidates=1, points=Points.TABLE),
     "one variable only": Branching(inputs=Inputs.SCALAR),
     "relu only": Branching(inputs=Inputs.HINGES),
     "three at once": Branching(together=3),
 }
+"""With INSIDE, scores see the relaxed forward point moved into the intervals, which imperfect multipliers leave."""
+RESTRICTED = ("one variable only", "relu only")
+COLUMNS = ("group", "instance", "way", "most", "solved", "domains", "width", "shift")
+SECONDS = 3600.0  # of the clock that searches see; domains end them, not seconds
 
 
 @dataclass(frozen=True)
-class Instance:
-    """Show that the first output stays above `threshold` on a box."""
+class Result:
+    """One search. `width` and `shift` are medians over splits of smooth functions of one variable, NaN without any."""
 
-    name: str
-    graph: Graph
-    lower: Tensor
-    upper: Tensor
-    threshold: float
+    group: str
+    instance: str
+    way: str
+    most: int
+    solved: bool
+    domains: int
+    width: float  # of the interval that is split
+    shift: float  # distance of the point from the middle, as a share of the width
 
+    def row(self) -> list[str]:
+        numbers = (str(self.most), str(int(self.solved)), str(self.domains), f"{self.width:.3g}", f"{self.shift:.3g}")
+        return [self.group, self.instance, self.way, *numbers]
 
-class Maker:
-    """Appends nodes to a list; weights are drawn from the seed."""
-
-    def __init__(self, seed: int, inputs: int) -> None:
-        self.draw = torch.Generator().manual_seed(seed)
-        self.nodes = [Node(InputOp(inputs), (), (inputs,), "input")]
-
-    def add(self, op: Op, inputs: tuple[int, ...], shape: tuple[int, ...]) -> int:
-        self.nodes.append(Node(op, inputs, shape, f"n{len(self.nodes)}"))
-        return len(self.nodes) - 1
-
-    def dense(self, source: int, size: int, gain: float = 1.6) -> int:
-        shape = self.nodes[source].shape
-        weight = torch.randn(shape[-1], size, generator=self.draw, dtype=torch.float64) * (gain / shape[-1] ** 0.5)
-        offset = torch.randn(size, generator=self.draw, dtype=torch.float64) * 0.3
-        return self.add(Dense(weight, offset), (source,), (*shape[:-1], size))
-
-    def scalar(self, source: int, name: str) -> int:
-        function = find(name, {})
-        if function is None:
-            raise ValueError(name)
-        shape = self.nodes[source].shape
-        return self.add(Elementwise(function, len(shape)), (source,), shape)
+    @classmethod
+    def read(cls, row: dict[str, str]) -> Result:
+        counts = (int(row["most"]), row["solved"] == "1", int(row["domains"]))
+        return cls(row["group"], row["instance"], row["way"], *counts, float(row["width"]), float(row["shift"]))
 
 
-def activations(name: str, seed: int) -> Graph:
-    """Two layers of one activation."""
-    make = Maker(seed, 6)
-    hidden = make.scalar(make.dense(0, 10, 2.0), name)
-    make.dense(make.scalar(make.dense(hidden, 10, 2.0), name), 1)
-    return Graph(tuple(make.nodes))
+class Watched(NeuronSplit):
+    """Neuron splitting that notes the intervals it splits."""
+
+    widths: list[float]
+    shifts: list[float]
+
+    def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> None:
+        before = len(self.stack)
+        super()._branch(leaves, layers, best, keep)
+        # Where some leaves had nothing to split, or more than one split was made, parents are not told apart here.
+        if len(self.stack) == before + 1 and len(self.stack[-1]) == 2 * keep.numel():
+            self._note(self.stack[-1], layers, keep)
+
+    def _note(self, made: Leaves, layers: Layers, keep: Tensor) -> None:
+        node, entry = made.literals.newest()[0]
+        last = (made.literals.node >= 0).sum(1) - 1
+        for place, domain in enumerate(keep.tolist()):
+            number = int(node[place])
+            ops = [n.op for n in self.query.graph.nodes if number in n.inputs]
+            if not any(isinstance(op, Elementwise) and not op.function.piecewise_linear for op in ops):
+                continue
+            low, high = (float(t[domain].reshape(-1)[entry[place]]) for t in layers.known[number])
+            point = float(made.literals.point[place, last[place]])
+            self.widths.append(high - low)
+            self.shifts.append(abs((point - low) / (high - low) - 0.5))
 
 
-def products(seed: int) -> Graph:
-    """A gated layer: sigmoid times tanh, between matrices."""
-    make = Maker(seed, 6)
-    gate, value = make.scalar(make.dense(0, 8, 2.0), "Sigmoid"), make.scalar(make.dense(0, 8, 2.0), "Tanh")
-    both = make.add(Product((8,), (8,)), (gate, value), (8,))
-    make.dense(make.scalar(make.dense(both, 8), "Relu"), 1)
-    return Graph(tuple(make.nodes))
+class Prepared:
+    """An instance with its root bounds, which all ways share."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        least = networks.least_sampled(problem)
+        query = _query(problem, least)
+        root = Root(query, query.clock)
+        self.trivial = not root.bound(_silent) or root.worst is None
+        self.gap = 0.0 if root.worst is None else -root.worst
+        self.query = _query(problem, least - (1.0 - problem.share) * self.gap)
+        self.engines: Engines = root.engines()
+        self.layers = root.layers
+
+    def search(self, way: str, most: int) -> Result:
+        """Split until the instance is closed or `most` domains are made."""
+        search = Watched(self.query, self.engines, self.layers, [ClauseRows(0, 0, 1)], batch=32)
+        search.branching, search.pointing = WAYS[way], Pointing(WAYS[way].points)
+        search.widths, search.shifts = [], []
+        search.gauge.due = lambda anchors: anchors[:0]  # type: ignore[method-assign]  # sharpening hides the splits
+        clock = replace(self.query.clock, stop=lambda: search.made >= most)
+        with values_inside() if way == INSIDE else nullcontext():
+            solved = search.run(clock, lambda points: False, _silent).end is End.CLOSED
+        width, shift = (median(v) if v else float("nan") for v in (search.widths, search.shifts))
+        return Result(self.problem.group, self.problem.name, way, most, solved, search.made, width, shift)
 
 
-def attention(seed: int) -> Graph:
-    """One head of self-attention over three tokens, and a ReLU layer."""
-    make, shape = Maker(seed, 6), (3, 2)
-    tokens = make.dense(make.add(Reshape(shape), (0,), shape), 3)
-    query, key, value = (make.dense(tokens, 3) for _ in range(3))
-    turned = make.add(Index(torch.arange(9).reshape(3, 3).T.contiguous(), 9), (key,), (3, 3))
-    scores = make.add(MatMulTwo((3, 3), (3, 3)), (query, turned), (3, 3))
-    mixed = make.add(MatMulTwo((3, 3), (3, 3)), (make.add(Softmax(2), (scores,), (3, 3)), value), (3, 3))
-    flat = make.add(Reshape((9,)), (mixed,), (9,))
-    make.dense(make.scalar(make.dense(flat, 8), "Relu"), 1)
-    return Graph(tuple(make.nodes))
+@contextmanager
+def values_inside() -> Iterator[None]:
+    """Scores see relaxed values that are moved into the intervals."""
+    usual = View.reader
+
+    def reader(self: View, position: int) -> Reader | None:
+        found = usual(self, position)
+        if found is None:
+            return None
+        triples = zip(found.values, found.lowers, found.uppers, strict=True)
+        return replace(found, values=[torch.minimum(torch.maximum(v, low), high) for v, low, high in triples])
+
+    View.reader = reader  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        View.reader = usual  # type: ignore[method-assign]
 
 
-KINDS: dict[str, tuple[Callable[[int], Graph], float, float]] = {
-    "relu": (lambda seed: activations("Relu", seed), 0.8, 0.01),
-    "sigmoid": (lambda seed: activations("Sigmoid", seed), 0.8, 0.02),
-    "tanh": (lambda seed: activations("Tanh", seed), 0.4, 0.02),
-    "sin": (lambda seed: activations("Sin", seed), 0.3, 0.03),
-    "gelu": (lambda seed: activations("Gelu", seed), 0.6, 0.02),
-    "product": (products, 0.7, 0.01),
-    "attention": (attention, 0.35, 0.04),
-}
-
-
-def instances(seeds: int) -> Iterator[Instance]:
-    """Random networks, then the shipped classifiers around random images (least output against the largest)."""
-    for kind, (maker, radius, below) in KINDS.items():
-        for seed in range(seeds):
-            graph = maker(seed)
-            centre = torch.randn(graph.input_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            yield _instance(f"{kind} {seed}", graph, (centre, radius), below)
-    for name in ("digits_sigmoid", "digits_tanh", "digits_gelu", "digits_relu"):
-        graph = load_onnx(MODELS / f"{name}.onnx").graph.to(torch.float64)
-        draw = torch.Generator().manual_seed(3)
-        centre = torch.rand(graph.input_size, generator=draw, dtype=torch.float64)
-        yield _instance(name, graph, (centre, 0.05), 0.02)
-
-
-def _instance(name: str, graph: Graph, ball: tuple[Tensor, float], below: float) -> Instance:
-    lower, upper = ball[0] - ball[1], ball[0] + ball[1]
-    least, most = (sign * _least(graph, lower, upper, sign) for sign in (1.0, -1.0))
-    threshold = least - below * (most - least)
-    return Instance(name, with_comparators(graph), lower, upper, threshold)
-
-
-def _least(graph: Graph, lower: Tensor, upper: Tensor, sign: float) -> float:
-    """The least sign * output found by descent along signs of gradients, from random points."""
-    draw = torch.Generator().manual_seed(7)
-    shares = torch.rand(64, graph.input_size, generator=draw, dtype=torch.float64)
-    best = torch.full((64,), torch.inf, dtype=torch.float64)
-    for step in range(40):
-        shares.requires_grad_(True)
-        values = sign * graph.forward(lower + (upper - lower) * shares)[:, 0]
-        (slope,) = torch.autograd.grad(values.sum(), shares)
-        best = torch.minimum(best, values.detach())
-        shares = (shares.detach() - slope.sign() * 0.3 * 0.9**step).clamp(0, 1)
-    return float(best.min())
-
-
-def query_of(instance: Instance, seconds: float) -> Query:
-    low, high = instance.lower.numpy(), instance.upper.numpy()
-    outputs = instance.graph.output_size
-    rows = Rows(
-        np.array([0, 1]), np.array([0]), np.ones(1), np.array([instance.threshold]), np.zeros(1, dtype=bool), 0.0
-    )
-    prop = Property((Box(low, high, low, high),), (Clause(0, rows),), len(low), outputs)
-    clock = Clock(time.monotonic, time.monotonic() + seconds, None)
+def _query(problem: Problem, threshold: float) -> Query:
+    low, high = problem.lower.numpy(), problem.upper.numpy()
+    columns = problem.weights.nonzero().squeeze(1).numpy()
+    starts, values = np.array([0, len(columns)]), problem.weights.numpy()[columns]
+    rows = Rows(starts, columns, values, np.array([threshold]), np.zeros(1, dtype=bool), 0.0)
+    prop = Property((Box(low, high, low, high),), (Clause(0, rows),), len(low), problem.graph.output_size)
+    clock = Clock(time.monotonic, time.monotonic() + SECONDS, None)
     table = clause_table(prop, torch.device("cpu"))
-    return Query(instance.graph, instance.lower[None], instance.upper[None], table, prop, clock)
-
-
-def domains_of(instance: Instance, way: Branching, most: int) -> tuple[bool, int]:
-    """Whether splitting closes the instance within `most` domains, and how many it made."""
-    query = query_of(instance, 600.0)
-    root = Root(query, query.clock)
-    clauses = root.bound(_silent)
-    if not clauses:
-        return True, 0
-    search = NeuronSplit(query, root.engines(), root.layers, clauses, batch=32)
-    search.branching, search.pointing = way, Pointing(way.points)
-    search.gauge.due = lambda anchors: anchors[:0]  # type: ignore[method-assign]  # no sharpening: it hides the splits
-    clock = replace(query.clock, stop=lambda: search.made >= most)
-    end = search.run(clock, lambda points: False, _silent).end
-    return end is End.CLOSED, search.made
+    return Query(problem.graph, problem.lower[None], problem.upper[None], table, prop, clock)
 
 
 def _silent(phase: str, still_open: int, closed: int, bound: float | None) -> None:
     """No progress."""
 
 
+def read(path: Path, most: int) -> list[Result]:
+    """What the file holds for this limit."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [result for row in csv.DictReader(file) if (result := Result.read(row)).most == most]
+
+
+def extend(path: Path, chosen: list[Problem], ways: list[str], most: int, seconds: float) -> bool:
+    """Run what the file lacks; False when `seconds` were over first."""
+    done = {(r.instance, r.way) for r in read(path, most)}
+    end, fresh = time.monotonic() + seconds, not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(COLUMNS)
+        for problem in chosen:
+            missing = [way for way in ways if (problem.name, way) not in done]
+            prepared = Prepared(problem) if missing and time.monotonic() < end else None
+            for way in missing:
+                if prepared is None or time.monotonic() >= end:
+                    return False
+                writer.writerow(prepared.search(way, most).row())
+                file.flush()
+    return True
+
+
+def summary(results: list[Result], most: int) -> list[str]:
+    """One line per way. Domains in total count an unsolved instance as `most`."""
+    by_way: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_way.setdefault(result.way, {})[result.instance] = result
+    ways = [w for w in WAYS if w in by_way]
+    shared = set.intersection(*(set(by_way[w]) for w in ways))
+    general = [w for w in ways if w not in RESTRICTED]
+    easy = {i for i in shared if all(by_way[w][i].solved for w in general)}
+    usual = by_way.get(DEFAULT, {})
+    lines = [f"{len(shared)} instances, at most {most} domains each; {len(easy)} solved by all general ways"]
+    lines.append(f"{'way':26}{'solved':>8}{'domains':>9}{'of those':>10}{'default: both solve':>21}")
+    for way in ways:
+        mine = {i: by_way[way][i] for i in sorted(shared)}
+        total = sum(r.domains if r.solved else most for r in mine.values())
+        both = [i for i, r in mine.items() if r.solved and i in usual and usual[i].solved]
+        ours, theirs = sum(mine[i].domains for i in both), sum(usual[i].domains for i in both)
+        common = str(sum(mine[i].domains for i in easy)) if way in general else "-"
+        solved = sum(r.solved for r in mine.values())
+        lines.append(f"{way:26}{solved:8}{total:9}{common:>10}{f'{ours} : {theirs} of {len(both)}':>21}")
+    return lines
+
+
+def details(results: list[Result]) -> list[str]:
+    """One line per instance: domains by every way."""
+    ways = [w for w in WAYS if any(r.way == w for r in results)]
+    cells = {(r.instance, r.way): f"{r.domains}{'' if r.solved else '+'}" for r in results}
+    lines = [f"{'instance':20}" + "".join(f"{way[:12]:>13}" for way in ways)]
+    for name in dict.fromkeys(r.instance for r in results):
+        lines.append(f"{name:20}" + "".join(f"{cells.get((name, way), ''):>13}" for way in ways))
+    return lines
+
+
+def show(results: list[Result], most: int) -> None:
+    for group in dict.fromkeys(r.group for r in results):
+        part = [r for r in results if r.group == group]
+        print(f"\n{group}: " + "\n".join(summary(part, most)))
+        usual = [r for r in part if r.way == DEFAULT and r.width == r.width]
+        if usual:
+            width, shift = median(r.width for r in usual), median(r.shift for r in usual)
+            print(f"smooth intervals split: width {width:.2g}, point {100 * shift:.0f} % off the middle (medians)")
+    print("\nall: " + "\n".join(summary(results, most)) + "\n\n" + "\n".join(details(results)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="csv file that results are kept in")
     parser.add_argument("--quick", action="store_true", help="one random network of each kind")
-    parser.add_argument("--most", type=int, default=1500, help="domains per instance")
+    parser.add_argument("--most", type=int, default=100, help="domains per instance")
     parser.add_argument("--ways", default="", help="only these, separated by semicolons")
     parser.add_argument("--kinds", default="", help="only instances whose names contain one of these words")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing more after so long")
+    parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    words = options.kinds.split()
-    chosen = [i for i in instances(1 if options.quick else 4) if not words or any(w in i.name for w in words)]
+    words = options.kinds.split(";") if options.kinds else [""]
+    chosen = [p for p in networks.problems(options.quick) if any(word in p.name for word in words)]
     ways = options.ways.split(";") if options.ways else list(WAYS)
-    results: dict[str, list[tuple[bool, int]]] = {}
-    for way in ways:
-        results[way] = [domains_of(i, WAYS[way], options.most) for i in chosen]
-        closed, made = sum(c for c, _ in results[way]), sum(m for _, m in results[way])
-        print(f"{way:20} closed {closed:3} of {len(chosen)}  domains {made:7}", flush=True)
-    print(f"\n{'instance':20}" + "".join(f"{way[:14]:>15}" for way in ways))
-    for number, instance in enumerate(chosen):
-        cells = (f"{m}{'' if c else ' open'}" for c, m in (results[way][number] for way in ways))
-        print(f"{instance.name:20}" + "".join(f"{cell:>15}" for cell in cells))
+    if not options.table and not extend(options.results, chosen, ways, options.most, options.seconds):
+        print("stopped; the same command goes on")
+        return
+    names = {p.name for p in chosen}
+    show([r for r in read(options.results, options.most) if r.instance in names and r.way in ways], options.most)
 
 
 if __name__ == "__main__":

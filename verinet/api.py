@@ -238,12 +238,12 @@ class _Run:
         return np.stack(points)
 
     def _query(self, limits: _Limits) -> Query:
-        from verinet.ops.sorting.network import with_comparators
+        from verinet.ops.rewrites import for_verification
         from verinet.solvers.query import Clock, Query, clause_table
 
         device = limits.device
         return Query(
-            graph=with_comparators(self.whole.graph).to(torch.float64, device),
+            graph=for_verification(self.whole.graph).to(torch.float64, device),
             lower=torch.from_numpy(np.stack([b.lower for b in self.prop.boxes])).to(device),
             upper=torch.from_numpy(np.stack([b.upper for b in self.prop.boxes])).to(device),
             table=clause_table(self.prop, device),
@@ -319,7 +319,9 @@ class _Run:
         if solution.end is End.TIME:
             return self._answer(Status.TIMED_OUT, Reason.OUT_OF_TIME, stats=stats, notes=notes, gap=solution.gap)
         reason = Reason.OUT_OF_MEMORY if solution.end is End.MEMORY else Reason.STALLED
-        if reason is Reason.STALLED and self.loose:
+        if reason is Reason.STALLED and solution.gap is not None and solution.gap <= solution.floor:
+            reason = Reason.PRECISION_FLOOR
+        elif reason is Reason.STALLED and self.loose:
             reason = Reason.ONLY_WITHIN_TOLERANCE
         elif reason is Reason.STALLED and self.refuted:
             reason = Reason.WITNESS_NOT_REPLAYED

@@ -21,6 +21,7 @@ from verinet.ops.base import Lines, NonlinearOp
 from verinet.ops.bilinear.gate import Gate
 from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
+from verinet.ops.normalisation.odds import LogOdds, OddsPlanes
 from verinet.ops.normalisation.softmax import Planes, Softmax
 from verinet.ops.pooling.maximum import MaxLast
 from verinet.ops.sorting.remainder import Remainder
@@ -75,6 +76,16 @@ def _log_softmax(x: Long) -> Long:
     return np.asarray(-np.log1p(np.stack(others, -1)))
 
 
+def _log_odds(x: Long) -> Long:
+    """x_k - log(sum_{j != k} exp x_j), counted from the largest of the others."""
+    found = []
+    for k in range(x.shape[-1]):
+        others = np.delete(x, k, -1)
+        top = others.max(-1, keepdims=True)
+        found.append(x[..., k] - top[..., 0] - np.log(np.exp(others - top).sum(-1)))
+    return np.stack(found, -1)
+
+
 def _product(left: Shape, right: Shape) -> Operator:
     out = tuple(torch.broadcast_shapes(left, right))
     case = Case(Product(left, right), (left, right), out, lambda x, y: _spread(x, out) * _spread(y, out))
@@ -120,6 +131,7 @@ def _remainder() -> Operator:
 
 _FIELDS = Planes._fields.index
 _PLANES = {_FIELDS("low_offset"): 1, _FIELDS("high_offset"): -1, _FIELDS("below"): 1, _FIELDS("above"): -1}
+_ODDS = {OddsPlanes._fields.index("below"): 1, OddsPlanes._fields.index("above"): -1}
 _SORTED = {1: 1, 3: -1, 5: 1, 7: -1}
 OPERATORS: dict[str, Operator] = {
     "Product": _product((5,), (5,)),
@@ -138,6 +150,8 @@ OPERATORS: dict[str, Operator] = {
     "Softmax of 4": _group(Softmax(1), (4,), _softmax, _PLANES),
     "Softmax of rows": _group(Softmax(2), (3, 7), _softmax, _PLANES),
     "LogSoftmax": _group(Softmax(1, log=True), (5,), _log_softmax, _PLANES),
+    "Log-odds of 2": _group(LogOdds(1), (2,), _log_odds, _ODDS),
+    "Log-odds of rows": _group(LogOdds(2), (3, 5), _log_odds, _ODDS),
     "Max of 2": Operator(Case(MaxLast(1), ((4, 2),), (4,), lambda x: x.max(-1)), {1: 1, 3: -1}),
     "Max of 5": Operator(Case(MaxLast(1), ((3, 5),), (3,), lambda x: x.max(-1)), {1: 1, 3: -1}),
     "Sort of 2": _group(SortLast(1), (2,), lambda x: np.sort(x, -1), _SORTED),

@@ -14,6 +14,8 @@ from tests.kits.operator_fuzz import BOXES, KINDS, OPERATORS, RADII, check_inter
 from tests.kits.scalar_check import CASES
 from tests.soundness.test_scalar_fuzz import EACH, EXPRESSIONS, HEAVY, OF_EXPRESSION
 from verinet.ops.base import Frame, NonlinearOp
+from verinet.ops.bilinear.either import Either
+from verinet.ops.normalisation.shares import Shares
 from verinet.ops.scalar import Elementwise
 from verinet.ops.sorting.position import Position, position
 
@@ -62,7 +64,9 @@ def test_no_operator_is_forgotten() -> None:
         importlib.import_module(module.name)
     named = {c for c in subclasses(NonlinearOp) if c.__module__.startswith("verinet.")}
     ours = {c for c in named if not inspect.isabstract(c)}  # a shared base without a meaning of its own bounds nothing
-    assert ours == {type(operator.case.op) for operator in OPERATORS.values()} | {Elementwise, Position}
+    # Promises about their inputs: integers here, and two more in test_factors and test_log_odds.
+    promised = {Position, Either, Shares}
+    assert ours == {type(operator.case.op) for operator in OPERATORS.values()} | {Elementwise, *promised}
 
 
 POSITIONS = 400
