@@ -40,25 +40,27 @@ from verinet.spec.property import Box, Clause, Property, Rows
 
 DEFAULT = "default"
 INSIDE = "values inside"
+BASE = Branching(points=Points.BEST)
 WAYS = {
     DEFAULT: Branching(),
-    "no learning": Branching(learning=False),
-    INSIDE: Branching(),
-    "dual, untried": Branching(candidates=1),
-    "bbps": Branching(score=Score.BBPS),
-    "bbps, untried": Branching(score=Score.BBPS, candidates=1),
-    "intercept": Branching(score=Score.INTERCEPT),
-    "intercept, untried": Branching(score=Score.INTERCEPT, candidates=1),
-    "babsr": Branching(score=Score.BABSR),
-    "midpoints": Branching(points=Points.MIDDLE),
-    "table of points": Branching(points=Points.TABLE),
-    "quarters too": Branching(points=Points.WIDE),
-    "bbps, untried, midpoints": Branching(score=Score.BBPS, candidates=1, points=Points.MIDDLE),
-    "bbps, untried, table": Branching(score=Score.BBPS, candidates=1, points=Points.TABLE),
-    "one variable only": Branching(inputs=Inputs.SCALAR),
-    "relu only": Branching(inputs=Inputs.HINGES),
-    "three at once": Branching(together=3),
+    "points by score": BASE,
+    "no learning": replace(BASE, learning=False),
+    INSIDE: BASE,
+    "dual, untried": replace(BASE, candidates=1),
+    "bbps": replace(BASE, score=Score.BBPS),
+    "bbps, untried": replace(BASE, score=Score.BBPS, candidates=1),
+    "intercept": replace(BASE, score=Score.INTERCEPT),
+    "intercept, untried": replace(BASE, score=Score.INTERCEPT, candidates=1),
+    "babsr": replace(BASE, score=Score.BABSR),
+    "midpoints": replace(BASE, points=Points.MIDDLE),
+    "quarters too": replace(BASE, points=Points.WIDE),
+    "bbps, untried, midpoints": replace(BASE, score=Score.BBPS, candidates=1, points=Points.MIDDLE),
+    "bbps, untried, table": replace(BASE, score=Score.BBPS, candidates=1, points=Points.TABLE),
+    "one variable only": replace(BASE, inputs=Inputs.SCALAR),
+    "relu only": replace(BASE, inputs=Inputs.HINGES),
+    "three at once": replace(BASE, together=3),
 }
+"""The default is "points by score" with the table of points; all others change one more thing of "points by score"."""
 """With INSIDE, scores see the relaxed forward point moved into the intervals, which imperfect multipliers leave."""
 RESTRICTED = ("one variable only", "relu only")
 COLUMNS = ("group", "instance", "way", "most", "solved", "domains", "width", "shift")

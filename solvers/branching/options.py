@@ -21,7 +21,9 @@ class Points(Enum):
     BEST = "the best of midpoint, kinks and inflection points by the score"
     WIDE = "the same, with the quarters of the interval too"
     MIDDLE = "the midpoint, for piecewise linear functions a kink"
-    TABLE = "least area between the lines of both children, looked up in a table (GenBaB, section 3.3)"
+    TABLE = (
+        "smooth functions: least area between both children's lines, from a table (GenBaB, section 3.3); others: BEST"
+    )
 
 
 class Inputs(Enum):
@@ -37,7 +39,7 @@ class Branching:
     """The defaults are what measured best in benchmarks/bench_branching.py."""
 
     score: Score = Score.DUAL
-    points: Points = Points.BEST
+    points: Points = Points.TABLE
     inputs: Inputs = Inputs.ALL
     candidates: int = 3  # tried by one real bound of both children; 1 trusts the score
     learning: bool = True  # what tried splits gained corrects the scores of the same entries later

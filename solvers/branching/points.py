@@ -33,9 +33,12 @@ class Pointing:
         columns = [op.branch_points(reader.lowers[0], reader.uppers[0]) for reader, op in scalar]
         if self.rule is Points.MIDDLE:
             return columns[0][..., :1]
-        if self.rule is Points.TABLE:
-            return self._looked_up(scalar[0][1], interval, columns[0][..., :1])
-        return self._widened(torch.cat(columns, -1), interval)
+        every = torch.cat(columns, -1)
+        return (
+            self._looked_up(scalar[0][1], interval, every)
+            if self.rule is Points.TABLE
+            else self._widened(every, interval)
+        )
 
     def _widened(self, points: Tensor, interval: Interval) -> Tensor:
         if self.rule is not Points.WIDE:
@@ -44,10 +47,11 @@ class Pointing:
         quarters = [low + (high - low) * 0.25, low + (high - low) * 0.75]
         return torch.cat([points, torch.stack(quarters, -1)], -1)
 
-    def _looked_up(self, op: Elementwise, interval: Interval, fallback: Tensor) -> Tensor:
-        """From the table where the interval lies within its reach; kinks and the rest as usual."""
+    def _looked_up(self, op: Elementwise, interval: Interval, usual: Tensor) -> Tensor:
+        """From the table where the interval lies within its reach, else the first of `usual`; all of them for functions
+        without a table."""
         if op.function.piecewise_linear or op.function.parameters:
-            return fallback
+            return usual
         key = op.function.name
         if key not in self._tables:
             self._tables[key] = _shares(op)
@@ -56,7 +60,7 @@ class Pointing:
         last = ((high.double() + _REACH) * (_CELLS / (2 * _REACH))).floor().clamp(0, _CELLS).long()
         share = self._tables[key].to(low)[first.to("cpu"), last.to("cpu")].to(low)
         reach = (low >= -_REACH) & (high <= _REACH) & (first < last)
-        return torch.where(reach, low + share * (high - low), fallback[..., 0]).unsqueeze(-1)
+        return torch.where(reach, low + share * (high - low), usual[..., 0]).unsqueeze(-1)
 
 
 def _shares(op: Elementwise) -> Tensor:
