@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from verinet.solvers.branching.leaves import ClauseRows, Engines, outward
+from verinet.solvers.branching.leaves import ClauseRows
 from verinet.solvers.branching.neuron_split import NeuronSplit
 from verinet.solvers.branching.outcome import End, Report
+from verinet.solvers.engines import paired
 from verinet.solvers.query import ClauseTable, Clock, Query
 
 from verinet.ir.graph import Graph
@@ -183,15 +184,7 @@ def _closed(alone: Alone, side: float, query: Query, clock: Clock) -> bool:
         values = alone.graph.forward(torch.from_numpy(points).to(alone.lower))
         return bool((side * values <= 0).any())
 
-    search = NeuronSplit(small, _engines(alone), Layers(alone.lower, alone.upper, alone.known), [ClauseRows(0, 0, 1)])
-    return search.run(clock, offer, lambda *_: None).end is End.CLOSED
-
-
-def _engines(alone: Alone) -> Engines:
-    """float32 to search, float64 to decide; float64 twice where float32 overflows."""
     sizes = ranges(alone.graph, alone.lower, alone.upper, alone.known)
-    gate = Backward(alone.graph, sizes)
-    small = [outward(pair, torch.float32) for pair in sizes]
-    if not all(bool(torch.isfinite(low).all() and torch.isfinite(high).all()) for low, high in small):
-        return Engines(gate, gate)
-    return Engines(Backward(alone.graph.to(torch.float32, alone.lower.device), small), gate)
+    engines = paired(Backward(alone.graph, sizes), sizes, alone.known)
+    search = NeuronSplit(small, engines, Layers(alone.lower, alone.upper, alone.known), [ClauseRows(0, 0, 1)])
+    return search.run(clock, offer, lambda *_: None).end is End.CLOSED

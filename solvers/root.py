@@ -6,8 +6,9 @@ import time
 
 import torch
 from torch import Tensor
-from verinet.solvers.branching.leaves import ClauseRows, Engines, outward
+from verinet.solvers.branching.leaves import ClauseRows, Engines
 from verinet.solvers.branching.outcome import Report
+from verinet.solvers.engines import paired
 from verinet.solvers.entries import Entries
 from verinet.solvers.query import ClauseTable, Clock, Query
 
@@ -93,19 +94,10 @@ class Root:
         return [*stages, (True, LONG)] if smooth else stages
 
     def engines(self) -> Engines:
-        """A float32 engine to search with beside the float64 one that decides; float64 twice if float32 overflows."""
-        query, single = self.query, torch.float32
+        """What a search over the open clauses works with."""
+        query = self.query
         sizes = ranges(query.graph, query.lower, query.upper, self.layers.known, self.clock.over)
-        small = [outward(pair, single) for pair in sizes]
-        if not all(bool(torch.isfinite(low).all() and torch.isfinite(high).all()) for low, high in small):
-            return Engines(self.backward, self.backward)
-        search = Backward(query.graph.to(single, query.lower.device), small)
-        known = {v: outward(pair, single) for v, pair in self.layers.known.items()}
-        try:
-            Sweeper(search).sweep(*small[0], SweepOptions(rows=False), known)
-        except DomainError:  # exp(100) is finite in float64 only
-            return Engines(self.backward, self.backward)
-        return Engines(search, self.backward)
+        return paired(self.backward, sizes, self.layers.known)
 
     def _tighten_charge(self) -> None:
         """Better ranges make a smaller rounding charge."""

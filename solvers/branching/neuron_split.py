@@ -94,7 +94,6 @@ class NeuronSplit:
         self.worst: float | None = None
         self.rule = Climb()
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
-        self.forward_bounds = True  # propagate intervals from split neurons onwards
         self.branching = Branching()
         self.pointing = Pointing(self.branching.points)
         self.history = History()
