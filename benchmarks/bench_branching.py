@@ -59,8 +59,14 @@ WAYS = {
     "one variable only": replace(BASE, inputs=Inputs.SCALAR),
     "relu only": replace(BASE, inputs=Inputs.HINGES),
     "three at once": replace(BASE, together=3),
+    "tries remembered": replace(BASE, tries=True),
+    "cuts": replace(BASE, cuts=True),
+    "default, tries": Branching(tries=True),
+    "default, cuts": Branching(cuts=True),
+    "default, both": Branching(tries=True, cuts=True),
 }
-"""The default is "points by score" with the table of points; all others change one more thing of "points by score"."""
+"""The default is "points by score" with the table of points; all others change one more thing of "points by score", or
+of what they name."""
 """With INSIDE, scores see the relaxed forward point moved into the intervals, which imperfect multipliers leave."""
 RESTRICTED = ("one variable only", "relu only")
 COLUMNS = ("group", "instance", "way", "most", "solved", "domains", "width", "shift")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from verinet.solvers.branching.leaves import ClauseRows, Engines
 from verinet.solvers.branching.outcome import Report
+from verinet.solvers.correlated import with_hulls
 from verinet.solvers.engines import paired
 from verinet.solvers.entries import Entries
 from verinet.solvers.query import ClauseTable, Clock, Query
@@ -23,6 +25,8 @@ from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backw
 LONG = Step(iterations=60, rate=0.2, decay=0.98)
 """Smooth functions: on eran's sigmoid 6x200 this takes the least margin from -3.9 to -1.1, where 20 more steps of the
 usual length take it to -3.8."""
+SHORT = 20
+"""Steps of the first stage that has any; rows once more, before it, have to be cheap next to what it may take."""
 LONG_COST, LONG_SHARE = 3.0, 0.2
 """It costs about this many times the stage before, and is tried if that is at most this share of the time left."""
 
@@ -51,7 +55,9 @@ class Root:
     def bound(self, report: Report) -> list[ClauseRows]:
         """Tighten until every clause is refuted or the methods are used up; returns the open clauses."""
         open_clauses = _clauses(self.query.table)
-        for rows, step in self._stages():
+        stages = self._stages()
+        while stages:
+            rows, step = stages.pop(0)
             if self.clock.over() or (step is LONG and self._spent * LONG_COST > LONG_SHARE * self.clock.left()):
                 break
             begin = time.monotonic()
@@ -76,7 +82,27 @@ class Root:
             self._spent = time.monotonic() - begin
             if not open_clauses:
                 break
+            if rows and self._correlate() and step is None and self._spent * SHORT < self.clock.left():
+                stages.insert(0, (True, None))  # what products know narrows later layers, and so what others know
         return open_clauses
+
+    def _correlate(self) -> bool:
+        """Tell products what the bounds at hand say about their factors (`correlated`); whether any is told first."""
+        query, known = self.query, self.layers.known
+        if query.boxes != 1:  # what is told holds on one box alone
+            return False
+        sizes = ranges(query.graph, query.lower, query.upper, known, self.clock.over)
+        graph = with_hulls(query.graph, sizes, known, self.clock.over)
+        if graph is query.graph:
+            return False
+        changed = any(type(a.op) is not type(b.op) for a, b in zip(graph.nodes, query.graph.nodes, strict=True))
+        self.query = replace(query, graph=graph)
+        self._tighten_charge()
+        if changed:  # multipliers are of another kind, and operators may read more nodes
+            self._ids = None
+            options = SweepOptions(rows=False)
+            self.layers = Sweeper(self.backward).sweep(query.lower, query.upper, options, known)
+        return changed
 
     def _decide_entries(self, report: Report) -> None:
         """Where steps over a grid are counted, search the pixels one by one, and carry on what that decides."""
@@ -88,7 +114,7 @@ class Root:
 
     def _stages(self) -> list[tuple[bool, Step | None]]:
         """Whether to compute rows, and how their slopes are optimised. Hinges need no more than the first steps."""
-        stages: list[tuple[bool, Step | None]] = [(False, None), (True, None), (True, Step(iterations=20))]
+        stages: list[tuple[bool, Step | None]] = [(False, None), (True, None), (True, Step(iterations=SHORT))]
         ops = [node.op for node in self.query.graph.nodes]
         smooth = any(isinstance(op, Elementwise) and op.function.hinge is None for op in ops)
         return [*stages, (True, LONG)] if smooth else stages

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from verinet.solvers.branching.input_split import InputSplit
 from verinet.solvers.branching.outcome import End, Offer, Outcome, Report
@@ -24,7 +24,8 @@ GROW = 0.5  # seconds that a search runs here before it is worth handing out
 SHARES = 4  # open domains per worker before that
 BUSY, HUNGRY = 1.0, 0.2  # seconds of a slice: when all have work, and when somebody waits for some
 MOST = 4096  # domains handed to one worker at a time
-OVERDUE = 20.0  # seconds after the end of its slice, after which a worker is not waited for any longer
+LATE = 1.0  # seconds that workers are waited for at the end of a slice; sharpening layer bounds may take longer
+OVERDUE = 60.0  # seconds after the end of its order, after which a worker is given up
 REFUSED = 3  # candidates that are no violation, after which workers are not interrupted for one
 _WAIT = 0.05  # seconds between two looks at the clock
 
@@ -52,7 +53,10 @@ class Crew(Protocol):
     """Workers elsewhere. A member that is lost disappears from `members`; one that comes later has a new number."""
 
     def members(self) -> tuple[int, ...]:
-        """Those that are ready for orders, busy or not."""
+        """Those that have joined, busy or not."""
+
+    def free(self) -> tuple[int, ...]:
+        """Those that have no order, of whatever context; what they have done for another one waits for it."""
 
     def share(self, context: Context) -> int:
         """Make a context available to all members, once; returns its number."""
@@ -66,8 +70,20 @@ class Crew(Protocol):
     def send(self, member: int, order: Order) -> None:
         """Give an order to a member that has none."""
 
-    def results(self, wait: float) -> list[tuple[int, Slice | None]]:
-        """Orders that have ended, waiting at most `wait` seconds for one; None where the member was lost."""
+    def results(self, wait: float, key: int) -> list[tuple[int, Slice | None]]:
+        """Orders of a context that have ended, waiting at most `wait` seconds; None where the member was lost."""
+
+
+class Hired(Crew, Protocol):
+    """A crew as a context manager, which ends what it has started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def note(self) -> str:
+        """One sentence on what the crew was, for the verdict; empty where there is nothing to say."""
 
 
 @dataclass(slots=True)
@@ -79,6 +95,7 @@ class _Spread:
     pool: list[Held] = field(default_factory=list)
     leases: dict[int, Held] = field(default_factory=dict)  # as last reported
     busy: dict[int, Held] = field(default_factory=dict)  # had orders; the domains that go back if it is lost
+    due: dict[int, float] = field(default_factory=dict)  # time.monotonic() at which their orders should end
     drops: dict[int, int] = field(default_factory=dict)  # oldest domains taken from a lease, not yet told
     stuck: list[Held] = field(default_factory=list)
     local: bool = False  # has to go on here
@@ -179,7 +196,7 @@ class SpreadArm:
                 self._reclaim(state)
                 self._order(state, clock)
                 found = self._collect(state)
-            found = found or self._drain(state)
+            found = found or self._wait(state)
         finally:
             self._mirror(state)
             if not self.crew.members():  # when others come, they may start anew
@@ -187,17 +204,15 @@ class SpreadArm:
                 self._state = None
         return found
 
-    def _drain(self, state: _Spread) -> bool:
-        """Wait for the orders that are out, which end with the slice of this arm; True with a confirmed violation."""
-        patience = time.monotonic() + OVERDUE
-        while state.busy and not self._final.over():
+    def _wait(self, state: _Spread) -> bool:
+        """Wait a little for the orders that are out, which end with the slice of this arm; True with a violation.
+
+        Those that are late go on: what they were given counts as open until they report.
+        """
+        patience = time.monotonic() + LATE
+        while state.busy and not self._final.over() and time.monotonic() < patience:
             if self._collect(state):
                 return True
-            if time.monotonic() > patience:
-                for member in list(state.busy):
-                    self.crew.dismiss(member)
-                    state.give_back(state.leases.pop(member))
-                state.busy.clear()
         return False
 
     def _mirror(self, state: _Spread) -> None:
@@ -209,7 +224,11 @@ class SpreadArm:
             state.local = True  # nothing is open, or only what no worker can split further
 
     def _reclaim(self, state: _Spread) -> None:
-        """Take back what members had that have gone meanwhile."""
+        """Take back what members had that have gone meanwhile, or that do not come back."""
+        for member in [m for m, due in state.due.items() if time.monotonic() > due + OVERDUE]:
+            self.crew.dismiss(member)
+            self._done(state, member)
+            self.lost += 1
         members = set(self.crew.members())
         for member in set(state.leases) - members - set(state.busy):
             state.give_back(state.leases.pop(member))
@@ -219,7 +238,7 @@ class SpreadArm:
 
     def _order(self, state: _Spread, clock: Clock) -> None:
         """Give every idle member a slice of work."""
-        idle = [m for m in self.crew.members() if m not in state.busy]
+        idle = [m for m in self.crew.free() if m not in state.busy]
         hungry = [m for m in idle if m not in state.leases]
         if hungry and not state.pool:
             self._steal(state, [m for m in idle if m in state.leases], len(hungry))
@@ -262,13 +281,19 @@ class SpreadArm:
         eager = self._refused < REFUSED
         held = 0 if fresh is not None else len(lease) + dropped
         self.crew.send(member, Order(state.key, seconds, fresh, 0 if fresh is not None else dropped, held, eager))
-        state.busy[member] = lease
+        state.busy[member], state.due[member] = lease, time.monotonic() + seconds
         self.handed_out += 1
+
+    @staticmethod
+    def _done(state: _Spread, member: int) -> Held | None:
+        """The order of a member has ended; returns what it had, None where it had none."""
+        state.due.pop(member, None)
+        return state.busy.pop(member, None)
 
     def _collect(self, state: _Spread) -> bool:
         """Take what has come back; True with a confirmed violation."""
-        for member, result in self.crew.results(_WAIT):
-            before = state.busy.pop(member, None)
+        for member, result in self.crew.results(_WAIT, state.key):
+            before = self._done(state, member)
             if before is None:
                 continue
             if result is None or result.failed:

@@ -40,6 +40,7 @@ class _Member:
     actor: Any
     call: Any  # the outstanding one: of `version` at first
     ready: bool = False
+    key: int | None = None  # the context of the order it has
     forgotten: int = 0  # how many contexts it was told to forget
 
 
@@ -57,6 +58,7 @@ class RayCrew:
         self._members: dict[int, _Member] = {}
         self._contexts: dict[int, Any] = {}
         self._forgotten: list[int] = []
+        self._ended: list[tuple[int, int, Slice | None]] = []  # context, member, result: not asked for yet
         self._hired = self._lost = self._numbers = self._most = 0
         self._trouble = ""
         try:
@@ -111,15 +113,38 @@ class RayCrew:
         one = self._members[member]
         told = replace(order, forget=tuple(self._forgotten[one.forgotten :]))
         one.forgotten = len(self._forgotten)
+        one.key = order.context
         one.call = one.actor.work.remote(told, [self._contexts[order.context]])
 
-    def results(self, wait: float) -> list[tuple[int, Slice | None]]:
-        """Orders that have ended; None for a member that was lost with its order."""
-        calls = {m.call: number for number, m in self._members.items() if m.ready and m.call is not None}
-        if not calls:
-            time.sleep(wait)
-            return []
-        return [(calls[call], self._taken(calls[call])) for call in self._cluster.ended(list(calls), wait)]
+    def free(self) -> tuple[int, ...]:
+        """Those that have no order."""
+        self._collect(0.0, [m for m in self._members.values() if m.key is not None])
+        return tuple(number for number, member in self._members.items() if member.ready and member.key is None)
+
+    def results(self, wait: float, key: int) -> list[tuple[int, Slice | None]]:
+        """Orders of a context that have ended; None for a member that was lost with its order."""
+        if not any(theirs == key for theirs, _, _ in self._ended):
+            busy = [m for m in self._members.values() if m.key == key]
+            if busy:
+                self._collect(wait, busy)
+            else:
+                time.sleep(wait)
+        found = [(number, result) for theirs, number, result in self._ended if theirs == key]
+        self._ended = [one for one in self._ended if one[0] != key and one[0] in self._contexts]
+        return found
+
+    def _collect(self, wait: float, busy: list[_Member]) -> None:
+        """Take note of the orders of some members that have ended."""
+        if not busy:
+            return
+        numbers = {m.call: number for number, m in self._members.items()}
+        for call in self._cluster.ended([m.call for m in busy], wait):
+            number = numbers[call]
+            member = self._members[number]
+            result = self._taken(number)
+            if member.key is not None:
+                self._ended.append((member.key, number, result))
+            member.key = None
 
     def dismiss(self, member: int) -> None:
         """End a member by force, and ask for another one."""

@@ -15,13 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from verinet.solvers.branching.input_split import Chunk, InputSplit, join_chunks
-from verinet.solvers.branching.leaves import ClauseRows, join_leaves
+from verinet.solvers.branching.history import History
+from verinet.solvers.branching.input_split import Chunk, InputSplit, RowChoice, join_chunks
+from verinet.solvers.branching.leaves import ClauseRows, Leaves, join_leaves
 from verinet.solvers.branching.neuron_split import NeuronSplit
 from verinet.solvers.branching.outcome import End, Offer
 from verinet.solvers.branching.stack import Domains
 from verinet.solvers.query import Clock, Query
 from verinet.solvers.root import Root
+from verinet.solvers.spread_sets import Packed, Sets, adopt, fitted, joined_sets, shifted
 
 from verinet.errors import InternalError
 from verinet.ir.graph import Graph
@@ -43,11 +45,13 @@ class InputContext:
     """What a worker needs for input splitting."""
 
     query: Query
+    choice: RowChoice = field(default_factory=RowChoice)
 
     def search(self, clock: Clock, device: torch.device) -> InputSplit:
         """A search like the one that the domains come from."""
         query = replace(moved(self.query, device), clock=clock)
-        return InputSplit(query, build_backward(query.graph, query.lower.amin(0), query.upper.amax(0)))
+        backward = build_backward(query.graph, query.lower.amin(0), query.upper.amax(0))
+        return InputSplit(query, backward, choice=self.choice.copy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,15 @@ class NeuronContext:
     query: Query
     known: dict[int, Interval]
     clauses: tuple[ClauseRows, ...]
+    history: History = field(default_factory=History)
 
     def search(self, clock: Clock, device: torch.device) -> NeuronSplit:
         """A search like the one that the domains come from."""
         query = replace(moved(self.query, device), clock=clock)
         root = Root.resumed(query, clock, Layers(query.lower, query.upper, moved(self.known, device)))
-        return NeuronSplit(query, root.engines(), root.layers, list(self.clauses))
+        search = NeuronSplit(query, root.engines(), root.layers, list(self.clauses))
+        search.history = self.history.moved(device)
+        return search
 
 
 Context = InputContext | NeuronContext
@@ -72,8 +79,8 @@ def context_of(search: Search) -> Context:
     """Everything of a search but its open domains, on the CPU and without its clock."""
     query = moved(replace(search.query, clock=Clock(time.monotonic, math.inf)), CPU)
     if isinstance(search, InputSplit):
-        return InputContext(query)
-    return NeuronContext(query, moved(search.root_bounds, CPU), tuple(search.clauses))
+        return InputContext(query, search.choice.copy())
+    return NeuronContext(query, moved(search.root_bounds, CPU), tuple(search.clauses), search.history.moved(CPU))
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -105,10 +112,14 @@ def _changed(value: Any, change: Callable[[Tensor], Tensor], device: torch.devic
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Open domains, oldest first: those that can be searched, and those in which nothing is left to split."""
+    """Open domains, oldest first: those that can be searched, and those in which nothing is left to split.
+
+    The anchors of leaves are numbers in `sets`, negative where nothing sharper is known than the bounds of the clause.
+    """
 
     open: Domains | None = None
     stuck: Domains | None = None
+    sets: Sets | None = None
 
     def __len__(self) -> int:
         return sum(len(part) for part in (self.open, self.stuck) if part is not None)
@@ -119,20 +130,41 @@ class Held:
             return Held(), self
         first = self.open.take(slice(0, count))
         rest = self.open.take(slice(count, None)) if len(self.open) > count else None
-        return Held(first), Held(rest, self.stuck)
+        return _fitted(Held(first, None, self.sets)), _fitted(Held(rest, self.stuck, self.sets))
 
 
 def held_by(search: Search) -> Held:
     """A copy of the open domains, ready to travel."""
-    stuck = search.stuck if isinstance(search, NeuronSplit) else []
-    return Held(*(joined([copied(_plain(part), CPU) for part in pile]) for pile in (search.stack, stuck)))
+    if isinstance(search, InputSplit):
+        return Held(joined([copied(replace(chunk, planes=None, parent=None), CPU) for chunk in search.stack]))
+    packed = Packed.of(search)
+    open_, stuck = (joined([copied(packed.plain(p), CPU) for p in pile]) for pile in (search.stack, search.stuck))
+    return Held(open_, stuck, packed.sets)
 
 
 def join_held(parts: list[Held]) -> Held:
     """All domains of several holders."""
-    return Held(
-        joined([p.open for p in parts if p.open is not None]), joined([p.stuck for p in parts if p.stuck is not None])
-    )
+    open_: Parts = []
+    stuck: Parts = []
+    before = 0
+    for part in parts:
+        for pile, some in ((open_, part.open), (stuck, part.stuck)):
+            if some is not None:
+                pile.append(shifted(some, before) if isinstance(some, Leaves) else some)
+        before += 0 if part.sets is None else len(part.sets.prefix)
+    return Held(joined(open_), joined(stuck), joined_sets([part.sets for part in parts]))
+
+
+def _fitted(held: Held) -> Held:
+    """Without the layer bounds that none of its leaves refers to."""
+    if held.sets is None:
+        return held
+    parts, sets = fitted([_leaves(held.open), _leaves(held.stuck)], held.sets)
+    return Held(parts[0], parts[1], sets)
+
+
+def _leaves(part: Domains | None) -> Leaves | None:
+    return part if isinstance(part, Leaves) else None
 
 
 def joined(parts: Parts) -> Domains | None:
@@ -147,8 +179,8 @@ def joined(parts: Parts) -> Domains | None:
 def holding(search: Search, held: Held) -> Search:
     """A search like the one given that goes on with exactly these domains.
 
-    For neurons it is a new one: sharpened layer bounds hold for a part of the tree, and no leaf may come to refer to
-    those of another part. Leaves start from the bounds of their clause's box, which hold for all of them.
+    For neurons it is a new one, with the sharpened layer bounds that came with the leaves: they hold for a part of the
+    tree, and no leaf may come to refer to those of another part.
     """
     device = search.query.lower.device
     if isinstance(search, InputSplit):
@@ -158,8 +190,10 @@ def holding(search: Search, held: Held) -> Search:
     layers = Layers(search.query.lower, search.query.upper, search.root_bounds)
     new = NeuronSplit(search.query, search.engines, layers, search.clauses)
     new.made, new.closed, new.worst = search.made, search.closed, search.worst
-    new.stack = [_plain(copied(held.open, device))] if held.open is not None else []
-    new.stuck = [_plain(copied(held.stuck, device))] if held.stuck is not None else []
+    new.branching, new.history = search.branching, search.history
+    new.gauge = search.gauge.again(len(search.clauses))
+    new.stack, new.stuck = ([copied(part, device)] if part is not None else [] for part in (held.open, held.stuck))
+    adopt(new, held.sets)
     return new
 
 
@@ -170,14 +204,6 @@ def drop(search: Search, count: int) -> None:
         size = len(stack[0])
         stack[:1] = [] if size <= count else [stack[0].take(slice(count, None))]
         count -= size
-
-
-def _plain(part: Any) -> Any:
-    """Without the tables that only speed up the search, large as they are; leaves refer to their clause's bounds."""
-    if isinstance(part, Chunk):
-        return replace(part, planes=None, parent=None)
-    tables = {f.name: None for f in fields(part) if isinstance(getattr(part, f.name), dict)}
-    return replace(part, **tables, parent=None, anchor=part.clause.clone())
 
 
 @dataclass(frozen=True, slots=True)

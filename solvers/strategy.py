@@ -20,6 +20,7 @@ from verinet.solvers.query import Clock, Query
 from verinet.errors import PropertyError
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
+from verinet.ops.scalar import Elementwise
 
 if TYPE_CHECKING:
     from verinet.solvers.spread import Crew
@@ -103,7 +104,9 @@ class Strategy:
         best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
         others = [m for m in tried if m is not best]
         fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
-        if fresh:
+        # A trial may cost more than what the first search still needs, but its estimate is not trusted for long.
+        nearly = best.time_to_close < 2 * FIRST_SLICE and best.seconds < 2 * self._head_start()
+        if fresh and not (nearly and best is meters[0]):
             return min(fresh, key=lambda m: m.seconds)
         every = EVERY if effective_axes(self.query) <= FEW_AXES else EVERY_MANY
         return min(others, key=lambda m: m.seconds) if others and turn % every == every - 1 else best
@@ -138,6 +141,8 @@ class Strategy:
         return 2 * FIRST_SLICE if meters[0].seconds >= self._head_start() else 0.0
 
     def _head_start(self) -> float:
+        if any(isinstance(n.op, Elementwise) and n.op.function.flat for n in self.query.graph.nodes):
+            return FIRST_SLICE  # no box around a jump shows one side of it alone, however small the box
         return 8 * FIRST_SLICE if effective_axes(self.query) <= FEW_AXES or self.query.boxes > 8 else 2 * FIRST_SLICE
 
     @property
@@ -227,5 +232,5 @@ def _undefined(outside: Outside, where: str) -> PropertyError:
         f"the network has no finite value on the whole input region: node '{outside.node}' has none at {shown}{more}",
         where=where,
         hint="shrink the input region so that it holds no such input (a division by 0, the logarithm of a number <= 0, "
-        "a power of one with a variable exponent)",
+        "a power of one with a variable exponent, an integer that leaves its type)",
     )

@@ -15,15 +15,16 @@ import torch
 from verinet.errors import PropertyError, UsageError
 from verinet.frontends.compose import Composite, alone, check_composite, compose
 from verinet.frontends.model import Model
+from verinet.numerics.machine import cores
 from verinet.results import Bounds, Progress, Reason, Stats, Status, Verdict, Witness
 from verinet.spec.normal import UnboundedInputError
 from verinet.spec.property import Box, Floats, Property
-from verinet.witness.replay import Replayer, ReplayResult
+from verinet.witness.replay import Replayer, ReplayResult, outputs_violate
 
 if TYPE_CHECKING:
     from verinet.cluster import RayOptions
     from verinet.solvers.query import Query
-    from verinet.solvers.spread_ray import RayCrew
+    from verinet.solvers.spread import Hired
     from verinet.solvers.strategy import Solution
 
 ModelLike = Model | str | Path
@@ -52,6 +53,7 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
     started: float | None = None,
     stop: Callable[[], bool] | None = None,
     ray: RayOptions | None = None,
+    processes: int | None = 1,
 ) -> Verdict:
     """Prove that no input of the property's region violates it, or find one that does.
 
@@ -59,17 +61,20 @@ def verify(  # noqa: PLR0913 - the public entry point: two subjects, and options
     `equal-to` another needs none. The inputs and outputs of a witness are then those of all networks, hidden tensors
     with the outputs, in order of declaration.
     `timeout` is in seconds from `started` (a `time.monotonic()` value; now by default). `stop` is polled and ends the
-    search early. With `ray` the open subproblems are shared among workers on an existing Ray cluster; the rules for a
-    verdict stay the same. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that
+    search early. A search on the CPU that takes longer than some seconds is shared among `processes` on this machine
+    (None: one per core), and with `ray` among workers on an existing Ray cluster; the rules for a verdict stay the
+    same. Returns `unsat` only from float64 bounds with rounding charged, `sat` only with an input that
     ONNX Runtime confirms on the original file with zero tolerance. Raises `VerinetError` on bad input.
     """
     if not timeout > 0:
         raise UsageError(f"the timeout must be a positive number of seconds, not {timeout}")
+    check_seed(seed)
     begin = time.monotonic() if started is None else started
+    where = pick_device(device)
+    crew = _crew(ray, device, _processes(processes, where))
     networks = _load_all(model)
-    crew = None if ray is None else partial(_ray_crew, ray, device)
-    kept = 0.0 if crew is None else min(_LEAVE_SECONDS, 0.1 * timeout)
-    limits = _Limits(begin + timeout - kept, stop, progress, seed, pick_device(device), crew)
+    kept = 0.0 if ray is None else min(_LEAVE_SECONDS, 0.1 * timeout)
+    limits = _Limits(begin + timeout - kept, stop, progress, seed, where, crew)
     if isinstance(prop, Property):
         return _Run(_fitting(networks, prop), prop, None, begin).verdict(limits)
     try:
@@ -115,6 +120,12 @@ def bounds(
         raise PropertyError(f"the region has {len(lower)} inputs, the network {graph.input_size}")
     low, high = layer_bounds(graph.to(torch.float64, pick_device(device)), lower, upper, layer, method)
     return Bounds(layer or "output", low, high, method, time.monotonic() - begin)
+
+
+def check_seed(seed: int) -> None:
+    """Raises `UsageError` for a number that the generators of random numbers do not take."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"the seed must be a number from 0 to 2**63 - 1, not {seed}")
 
 
 def pick_device(device: str) -> torch.device:
@@ -184,13 +195,27 @@ class _Limits:
     progress: Callable[[Progress], None] | None
     seed: int
     device: torch.device
-    crew: Callable[[], RayCrew] | None = None
+    crew: Callable[[], Hired] | None = None
 
 
-def _ray_crew(options: RayOptions, device: str) -> RayCrew:
-    from verinet.solvers.spread_ray import RayCrew
+def _processes(wanted: int | None, device: torch.device) -> int:
+    """How many may search: on a GPU one, since more would only share it."""
+    if wanted is not None and wanted < 1:
+        raise UsageError(f"the number of processes must be positive, not {wanted}", hint="None takes one per core")
+    return 1 if device.type != "cpu" else cores() if wanted is None else wanted
 
-    return RayCrew(options, device)
+
+def _crew(ray: RayOptions | None, device: str, processes: int) -> Callable[[], Hired] | None:
+    """Who shares the search, if anybody does."""
+    if ray is not None:
+        from verinet.solvers.spread_ray import RayCrew
+
+        return partial(RayCrew, ray, device)
+    if processes > 1:
+        from verinet.solvers.spread_local import LocalCrew
+
+        return partial(LocalCrew, processes)
+    return None
 
 
 class _Run:
@@ -224,7 +249,7 @@ class _Run:
         with limits.crew() as crew:
             strategy.crew = crew
             solution = strategy.solve(query.clock)
-            notes = (*notes, crew.note)
+            notes = (*notes, crew.note) if crew.note else notes
         return self._conclude(solution, limits, notes)
 
     def _samples(self, seed: int) -> Floats:
@@ -270,7 +295,7 @@ class _Run:
     def _proved_between_grid_points(self, result: ReplayResult, point: Floats) -> bool:
         """Where the box holds no number of the input type, prove the violation for the real numbers it does hold.
 
-        ONNX Runtime has already shown it at the nearest numbers of the type. Here every real input in the (tiny) box
+        ONNX Runtime has to show it at the nearest numbers of the type. Here every real input in the (tiny) box
         around the point is shown to violate the property, by float64 bounds with rounding charged.
         """
         from verinet.solvers.point_proof import violated_everywhere
@@ -278,6 +303,10 @@ class _Run:
         number = self.replayer.nearest_box(point)
         box = self.prop.boxes[number]
         free = (result.point >= box.inner_lower) & (result.point <= box.inner_upper)
+        inputs = np.asarray(result.witness.inputs, dtype=np.float64)
+        exact = bool(free.all()) and self.whole.spread.holds(result.point, inputs)
+        if exact or not outputs_violate(self.prop, number, result):
+            return False  # what ONNX Runtime does not confirm at a number of the type is no violation
         lower, upper = np.where(free, result.point, box.lower), np.where(free, result.point, box.upper)
         if bool(((upper - lower) > 1e-6 * (1 + np.abs(lower))).any()):
             return False

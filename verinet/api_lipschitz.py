@@ -67,11 +67,13 @@ def lipschitz(  # noqa: PLR0913 - the public entry point: a subject, and options
     recursion, layer, first-order, neuron or exact; `solver` auto, verinet, clarabel, scs or mosek. `timeout` in seconds
     bounds the search; the best certified bound so far is returned. Raises `VerinetError` on bad input.
     """
+    from verinet.api import check_seed
     from verinet.solvers.lipschitz.menu import Ask, check_names
 
     begin = time.perf_counter()
     check_names(method, solver)
     _check_time(timeout)
+    check_seed(seed)
     exponents = _norm(norm)
     network = _load(model)
     place = place_of(region, network.graph if isinstance(network, Model) else None)
@@ -268,7 +270,9 @@ def _found(network: Model | ImplicitModel, place: Place, asked: tuple[Any, Ask])
 def _double(network: Model) -> Graph:
     import torch
 
-    return network.graph.to(torch.float64)
+    from verinet.ops.normalisation.log_sum_exp_tree import with_softplus
+
+    return with_softplus(network.graph.to(torch.float64))
 
 
 def _everywhere(graph: Graph, ask: Ask) -> _Found:

@@ -111,7 +111,8 @@ def _charged(rows: InputRows, spaces: HalfSpaces, betas: Tensor, total: Tensor, 
         shift_size = shift_size + betas[:, k] * spaces.offset[:, k].abs()
     dtype = value.dtype
     charge = size * gamma(total.shape[1] + 4 * count + 16, dtype) * 1.01
-    charge = charge + (shift_size + rows.constant.abs() + value.abs()) * gamma(2 * count + 8, dtype) + tiny(dtype)
+    charge = charge + (shift_size + rows.constant.abs() + value.abs()) * gamma(2 * count + 8, dtype)
+    charge = charge + (1 + reach.sum(1)) * tiny(dtype)  # coefficients that underflow meet inputs of any size
     least = value + shift + rows.constant - charge
     return torch.where(least.isnan(), torch.full_like(least, -torch.inf), least)
 

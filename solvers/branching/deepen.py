@@ -23,8 +23,8 @@ from verinet.propagation.sweep import Layers
 
 MOST_ANCHORS = 64  # sets of layer bounds kept without looking which are still in use
 
-
 NEVER = 1 << 30
+_SAME = ("node", "index", "sign", "point", "strict")  # what makes two literals one
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _next_column(part: Leaves, mask: Tensor, prefix: int) -> int:
 def _below(part: Leaves, node: Literals) -> Tensor:
     """Leaves that have all literals of one node of the tree (a single row) in its columns."""
     own = part.literals.padded(node.depth).first(node.depth)
-    pairs = ((own.node, node.node), (own.index, node.index), (own.sign, node.sign), (own.point, node.point))
+    pairs = ((getattr(own, f), getattr(node, f)) for f in _SAME)
     same = torch.stack([(mine == its).all(1) for mine, its in pairs])
     return same.all(0)
 
@@ -156,7 +156,7 @@ def _common(group: list[tuple[Leaves, Tensor]], one: Literals, prefix: int) -> i
     shared = int((one.node[0] >= 0).sum())
     for part, mask in group:
         own = part.literals.take(mask).padded(shared).first(shared)
-        pairs = ((own.node, one.node), (own.index, one.index), (own.sign, one.sign), (own.point, one.point))
+        pairs = ((getattr(own, f), getattr(one, f)) for f in _SAME)
         same = torch.stack([(mine == its[:, :shared]).all(0) for mine, its in pairs]).all(0)
         shared = int(same.long().cumprod(0).sum())
     return max(prefix, shared)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verinet.ops.base import Lines, NonlinearOp
 from verinet.ops.bilinear.matmul import MatMulTwo
+from verinet.ops.bilinear.mixed import Mixed
 from verinet.ops.scalar import Elementwise
 
 SMALL_GROUP = 8
@@ -52,7 +53,7 @@ def child_gain(reader: Reader, slot: int, ends: tuple[Tensor, Tensor], upper: bo
     """
     if isinstance(reader.op, Elementwise) or reader.op.slopes(reader.lines) is not None:
         return _entry_by_entry(reader, slot, ends)
-    if isinstance(reader.op, MatMulTwo):
+    if isinstance(reader.op, (MatMulTwo, Mixed)):
         return reader.op.halving_gains(reader.rows, reader.lowers, reader.uppers, reader.values, upper)[slot]
     group = reader.lowers[0].shape[-1]
     if len(reader.lowers) == 1 and group <= SMALL_GROUP:

@@ -69,6 +69,18 @@ class Gauge:
         self.effort = torch.cat([self.effort, torch.zeros(new, dtype=torch.float64)])
         self.effort[parent] = 0.0
 
+    def adopt(self, new: int) -> None:
+        """Start counting for `new` anchors that came from elsewhere."""
+        self.patience = torch.cat([self.patience, torch.full((new,), 1.0 / CHILDREN, dtype=torch.float64)])
+        self.effort = torch.cat([self.effort, torch.zeros(new, dtype=torch.float64)])
+
+    def again(self, anchors: int) -> Gauge:
+        """What was measured so far, for a search that starts anew with so many anchors."""
+        other = Gauge(anchors, 0)
+        other.leaf, other.price = self.leaf, self.price
+        other.searching, other.tightening = self.searching, self.tightening
+        return other
+
     def keep(self, used: Tensor) -> None:
         """Only these anchors go on, renumbered in this order."""
         self.effort, self.patience = self.effort[used.cpu()], self.patience[used.cpu()]

@@ -34,6 +34,11 @@ class History:
         self._records: dict[int, _Record] = {}
         self._real = self._quick = self._trials = 0.0
 
+    @property
+    def trials(self) -> float:
+        """How many children have been tried."""
+        return self._trials
+
     def expected(self, found: Table) -> Tensor:
         """Gains (2, kept, columns) to be expected of the splits of a table, in units of the bound."""
         real, quick = self._of(found)
@@ -70,6 +75,16 @@ class History:
         self._real += float(real[:, use].sum())
         self._quick += float(quick[:, use].sum())
         self._trials += 2.0 * int(use.sum())
+
+    def moved(self, device: torch.device) -> History:
+        """A copy on a device, to start another search with."""
+        other = History()
+        other._real, other._quick, other._trials = self._real, self._quick, self._trials
+        other._records = {
+            node: _Record(r.real.to(device, copy=True), r.quick.to(device, copy=True))
+            for node, r in self._records.items()
+        }
+        return other
 
     def _of(self, found: Table) -> tuple[Tensor, Tensor]:
         """Real and quick sums (2, columns) of the entries of a table; nothing for those never tried."""

@@ -7,6 +7,8 @@ closed for good.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +68,7 @@ class Bounded:
 
 
 FORWARD_BYTES = 3 << 20
+LONG_BATCH = 3.0  # seconds that a batch may take beyond the end of a slice
 SMALL_GAIN = (
     2.0  # rows have to narrow intervals by more than this factor: seen are 1.3 where they are no use, 4 where they are
 )
@@ -74,8 +77,9 @@ SMALL_GAIN = (
 class RowChoice:
     """Whether backward rows inside the network pay where boxes are already bounded by forward planes.
 
-    Measured on the last layer: rows that hardly narrow its intervals are left out, and tried again after 2, 4, 8, ...
-    batches. The margins themselves say nothing as long as boxes are wide.
+    Measured on the last layer with the first boxes: rows that hardly narrow its intervals are left out, and tried again
+    after 2, 4, 8, ... batches. On small boxes rows win little for each, and decide all the same, so what has paid at
+    first is not put to the test again. The margins themselves say nothing as long as boxes are wide.
     """
 
     def __init__(self) -> None:
@@ -83,10 +87,16 @@ class RowChoice:
         self._turn = 0
         self._testing = False
 
+    def copy(self) -> RowChoice:
+        """What has been found so far, for a search of the same network elsewhere."""
+        other = RowChoice()
+        other.rows, other._turn = self.rows, self._turn
+        return other
+
     def forward(self) -> None:
         """A batch was bounded by forward planes."""
         self._turn += 1
-        self._testing = True
+        self._testing = not self.rows or self._turn == 1
 
     def wants_rows(self) -> bool:
         """Use rows, or try them again."""
@@ -159,7 +169,7 @@ class InputSplit:
             if clock.over():
                 return self._outcome(End.TIME)
             chunk = self._next()
-            survivors, bounded, planes = self._bound(chunk, clock)
+            survivors, bounded, planes = self._bound(chunk, self._batch_clock(clock))
             if len(survivors):
                 self.worst = float(survivors.margin.min())
                 if self._attack(survivors, bounded, offer):
@@ -169,6 +179,15 @@ class InputSplit:
                     return self._outcome(End.STALLED)
             report("branching", self.open, self.closed, self.worst)
         return self._outcome(End.CLOSED)
+
+    def _batch_clock(self, clock: Clock) -> Clock:
+        """Time for a batch. The end of a slice cuts only long ones short: their boxes are split with loose bounds."""
+        final, latest = self.query.clock, time.monotonic() + LONG_BATCH
+
+        def stop() -> bool:
+            return final.over() or (time.monotonic() > latest and clock.over())
+
+        return Clock(clock.now, math.inf, stop)
 
     def _outcome(self, end: End) -> Outcome:
         worst = None if end is End.CLOSED else self.worst

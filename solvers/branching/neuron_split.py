@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from verinet.solvers.branching.bbps import Shortcuts
 from verinet.solvers.branching.clip import LeafClipper
+from verinet.solvers.branching.cuts import Cuts
+from verinet.solvers.branching.cuts_tried import Tried
 from verinet.solvers.branching.deepen import Deepener
 from verinet.solvers.branching.endgame import Endgame
 from verinet.solvers.branching.gauge import Gauge
@@ -98,6 +100,8 @@ class NeuronSplit:
         self.pointing = Pointing(self.branching.points)
         self.history = History()
         self._shortcuts: Shortcuts | None = None
+        self.cuts = Cuts(self)
+        self.tried = Tried(self.certified, self.per, query.graph)
 
     def _undecided(self) -> int:
         known, gate = self.anchors.exact, Sweeper(self.engines.gate)
@@ -120,9 +124,13 @@ class NeuronSplit:
                 return self._outcome(End.TIME)
             begin = time.monotonic()
             leaves = self._next()
+            if not len(leaves):
+                continue
             layers, best, owners, margin = self._bound(leaves)
             keep = (~(margin > 0)).nonzero().squeeze(1)  # a NaN margin closes nothing
             self.closed += len(leaves) - int(keep.numel())
+            if self.branching.cuts:
+                self.cuts.learn(leaves, best, margin)
             if keep.numel():
                 leaves.margin = margin
                 self.worst = float(margin[keep].min())
@@ -158,8 +166,13 @@ class NeuronSplit:
 
     def _next(self) -> Leaves:
         parts = pop_batch(self.stack, self.batch)
-        self.made += sum(len(p) for p in parts)
-        return join_leaves(parts, self.per)
+        leaves = join_leaves(parts, self.per)
+        self.made += len(leaves)
+        if not self.branching.cuts:
+            return leaves
+        still = self.cuts.apply(leaves)
+        self.closed += len(leaves) - len(still)
+        return still
 
     def _box_of(self, leaves: Leaves) -> Interval:
         box = self._box[leaves.clause] if self.query.boxes > 1 else slice(0, 1)
@@ -172,7 +185,9 @@ class NeuronSplit:
             return keep
         chosen = leaves.take(keep)
         anchored = {v: (lo[chosen.anchor], hi[chosen.anchor]) for v, (lo, hi) in self.anchors.exact.items()}
-        exact, state, ids = self._exactly(chosen, keep, best)
+        rows = rows_of(keep, self.per)
+        found = {v: tuple(t[rows] for t in m) for v, m in best.multipliers.items()}
+        exact, state, ids = self._exactly(chosen, found)
         cuts = self.clipper.cuts(meet(anchored, chosen.inner, torch.float64), exact.known)
         inner, refuted = self.clipper.sharpen(exact.known, cuts, state.inputs, ids, self._box_of(chosen))
         leaves.inner = placed(inner, keep, len(leaves))
@@ -266,18 +281,22 @@ class NeuronSplit:
 
     def _exact_margin(self, leaves: Leaves, domains: Tensor, best: Optimized) -> Tensor:
         """Certified margins of the leaves `domains` with the multipliers that were found."""
-        exact, state, ids = self._exactly(leaves.take(domains), domains, best)
+        rows = rows_of(domains, self.per)
+        return self.certified(leaves.take(domains), {v: tuple(t[rows] for t in m) for v, m in best.multipliers.items()})
+
+    def certified(self, leaves: Leaves, multipliers: Multipliers) -> Tensor:
+        """Certified margins (domains,) of leaves with given multipliers (domains * per, ...)."""
+        exact, state, ids = self._exactly(leaves, multipliers)
         margins = self.query.table.margins(ids, state.bound, self.engines.gate.output_size())
         return torch.where(exact.infeasible, torch.inf, self._clause_margin(margins))
 
-    def _exactly(self, chosen: Leaves, domains: Tensor, best: Optimized) -> tuple[Layers, Optimized, Tensor]:
-        """Layers and final rows of some leaves in the float64 engine, with the multipliers that were found."""
-        exact = self.exact_sweep(chosen)
-        problem, _, ids = self.problem(chosen, exact)
-        rows = rows_of(domains, self.per)
-        multipliers = {v: tuple(t[rows].double() for t in m) for v, m in best.multipliers.items()}
+    def _exactly(self, leaves: Leaves, multipliers: Multipliers) -> tuple[Layers, Optimized, Tensor]:
+        """Layers and final rows of leaves in the float64 engine, with given multipliers."""
+        exact = self.exact_sweep(leaves)
+        problem, _, ids = self.problem(leaves, exact)
+        double = {v: tuple(t.double() for t in m) for v, m in multipliers.items()}
         betas = {v: s.beta for v, s in problem.splits.items()}
-        return exact, evaluate(problem, self.engines.gate, multipliers, betas), ids
+        return exact, evaluate(problem, self.engines.gate, double, betas), ids
 
     def _clause_margin(self, rows: Tensor) -> Tensor:
         """Any one row above its bound refutes the clause."""
@@ -297,6 +316,7 @@ class NeuronSplit:
 
     def _branch(self, leaves: Leaves, layers: Layers, best: Optimized, keep: Tensor) -> None:
         """Split the leaves `keep`; those without a neuron to split are put aside."""
+        self.tried.begin()
         choices = choose(self, leaves, layers, best, keep, self._together(int(keep.numel())))
         possible = choices[0].possible if choices else torch.zeros_like(keep, dtype=torch.bool)
         if not bool(possible.all()):
@@ -305,7 +325,12 @@ class NeuronSplit:
             return
         chosen, made = keep[possible], [c.take(possible) for c in choices]
         made = [c for c in made if bool(c.possible.all())]  # the first is
-        self.stack.append(children(leaves.take(chosen), made, self._kept(best, chosen)))
+        parents = leaves.take(chosen)
+        follows = self.tried.implications(parents, possible.nonzero().squeeze(1), made)
+        fresh = children(parents, made, self._kept(best, chosen))
+        for literal in follows:
+            fresh.literals = fresh.literals.extended(*(t.repeat(2 ** len(made)) for t in literal))
+        self.stack.append(fresh)
 
     def _together(self, fresh: int) -> int:
         """How many splits each of `fresh` leaves gets at once: more only where the children do not fill a batch."""
@@ -334,4 +359,7 @@ class NeuronSplit:
         multipliers = inherited(leaves, problem, self.backward, self.per) or default_multipliers(problem, self.backward)
         state = evaluate(problem, self.backward, multipliers, {v: s.beta for v, s in problem.splits.items()})
         margin = self._clause_margin(state.bound.double() - self.query.table.bounds[ids])
-        return torch.where(layers.infeasible, torch.inf, margin)
+        margin = torch.where(layers.infeasible, torch.inf, margin)
+        if self.branching.tries:
+            self.tried.note(leaves, state, margin)
+        return margin

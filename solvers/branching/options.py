@@ -45,3 +45,5 @@ class Branching:
     learning: bool = True  # what tried splits gained corrects the scores of the same entries later
     per_kind: int = 2  # of them at least so many of each kind of operator, if it has any
     together: int = 1  # most splits of one domain at once, where the batch is not full
+    tries: bool = True  # tried splits that close one child give the leaf the literal of the other side
+    cuts: bool = False  # closed leaves are shortened to sets of literals that rule out parts of others

@@ -28,6 +28,9 @@ from verinet.propagation.sweep import Layers
 REMEMBERED = 3.0
 """Gains are noted up to so many times what the domain misses: more than closes it, for leaves that miss more."""
 
+LEARNT = 50
+"""Children tried after which scores of different kinds of operators can be compared: not every kind is tried then."""
+
 
 class Bounder(Protocol):
     """What scoring asks of the search: the final rows of leaves, and bounds of their children."""
@@ -64,7 +67,8 @@ def choose(
         return []
     if options.learning and options.candidates > 1:
         found = replace(found, score=search.history.ranked(found, -leaves.margin[keep]))
-    top = found.best(max(options.candidates, splits), options.per_kind)
+    learnt = options.learning and search.history.trials >= LEARNT
+    top = found.best(max(options.candidates, splits), 0 if learnt else options.per_kind)
     if options.candidates > 1 and top.shape[1] > 1:
         value = _rescore(search, leaves.take(keep), best, keep, (found, top))
         top = top.gather(1, value.argsort(stable=True, dim=1, descending=True))
@@ -87,7 +91,7 @@ def _view(search: Bounder, leaves: Leaves, layers: Layers, best: Optimized, keep
     lead = state.bound.reshape(-1, search.per).argmax(1) + here * search.per
     # Leaves may have been sharpened after their bounds: splits outside of what is left would be no use.
     known = meet(dict(problem.known), leaves.take(keep).inner, search.backward.dtype)
-    return View(search.query.graph, state, here, lead, state.bound.shape[0], known)
+    return View(search.backward.graph, state, here, lead, state.bound.shape[0], known)
 
 
 def _gain(search: Bounder, layers: Layers, keep: Tensor) -> Gain:

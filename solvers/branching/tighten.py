@@ -19,6 +19,7 @@ from verinet.solvers.query import Clock, Query
 
 from verinet.ir.graph import total
 from verinet.numerics.rounding import gamma as rounding
+from verinet.numerics.rounding import tiny
 from verinet.propagation.backward import Backward, SplitRows
 from verinet.propagation.interval import Interval
 from verinet.propagation.optimize import (
@@ -193,7 +194,9 @@ class Tightener:
         state = evaluate(problem, engine, exact, {v: b.double() for v, b in betas.items()})
         per = force.shape[1]
         slack = rounding(per + 4, torch.float64) + self.query.table.weight_error * 1.01
-        loss = (torch.einsum("rp,rpm->rm", force, weights.abs()) @ engine.output_size()) * slack
+        outputs = engine.output_size()
+        loss = (torch.einsum("rp,rpm->rm", force, weights.abs()) @ outputs) * slack
+        loss = loss + (1 + outputs.sum()) * tiny(torch.float64)  # products that underflow meet outputs of any size
         size = (force * bounds.abs()).sum(1)
         value = state.bound - (force * bounds).sum(1)
         return value - loss - (size + state.bound.abs()) * rounding(per + 6, torch.float64)

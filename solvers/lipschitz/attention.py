@@ -49,6 +49,11 @@ class Discs:
     radius: Tensor
 
 
+def _numbers(values: list[float]) -> Tensor:
+    """Upper bounds as they are: torch makes Python's numbers float32, which may round them down."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def mapped(x: Increment, matrices: Tensor, error: float = 0.0) -> Increment:
     """x (columns, groups, rows, k) times matrices (groups, k, n) whose entries are known up to `error`."""
     value, size = torch.matmul(x.value, matrices), matrices.abs()
@@ -105,7 +110,7 @@ def _softmax_discs(low: Tensor, high: Tensor) -> Discs:
         torch.where(torch.eye(width) > 0, torch.diag_embed(d), c) for d, c in zip((least, peak), crossed, strict=True)
     ]
     apart = torch.maximum(ends[1] - near, near - ends[0]).clamp(min=0) + _ROUNDED
-    entries = torch.minimum(apart.sum(-1).amax(-1), torch.tensor([frobenius(m) for m in apart])) * _UP
+    entries = torch.minimum(apart.sum(-1).amax(-1), _numbers([frobenius(m) for m in apart])) * _UP
     centred = free @ near @ free  # J lives on the complement of (1, ..., 1), and so may its centre
     closer = (entries < 0.5 * most)[:, None, None]
     radius = torch.minimum(entries, 0.5 * most) + width * _ROUNDED
@@ -146,7 +151,7 @@ def _log_softmax(walk: Walk, x: Increment, bounds: Pair, name: str) -> Increment
     groups, width = low.shape
     middle = 0.5 * (low + high)
     far = torch.maximum(high - middle, middle - low) + _ROUNDED
-    near = torch.tensor([frobenius(row) for row in far])
+    near = _numbers([frobenius(row) for row in far])
     even = near > 1.0  # any distribution is within 1 of the even one
     centre = torch.where(even[:, None], torch.full_like(middle, 1.0 / width), middle)
     radius = torch.where(even, torch.ones_like(near), near) + width * _ROUNDED
@@ -208,7 +213,7 @@ def _bounded(walk: Walk, x: Increment, matrices: tuple[Tensor, Tensor], name: st
     centre, radius = matrices
     line = mapped(x, centre)
     count, rows, width = (int(n) for n in line.value.shape[1:])
-    norms = torch.tensor([spectral_bound(m.contiguous()) for m in radius])
+    norms = _numbers([spectral_bound(m.contiguous()) for m in radius])
     active = (norms > 0).nonzero().reshape(-1)
     if active.numel() == 0:
         return line

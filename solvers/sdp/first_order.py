@@ -151,7 +151,8 @@ class Descent:
             return "nothing to choose"
         outputs = max(self.oracle.outputs, 2)
         for self.sharpness in SHARPNESS:
-            self.barrier = BARRIER / (self.sharpness * self.oracle.blocks) if self.oracle.barrier_pays else 0.0
+            blocks = max(self.oracle.blocks, 1)  # a linear network has none, but norms have multipliers of their own
+            self.barrier = BARRIER / (self.sharpness * blocks) if self.oracle.barrier_pays else 0.0
             error = 0.5 * math.log(outputs) / self.sharpness
             reason = self._stage(max(PATIENCE * error, effort.tolerance), effort)
             if reason is not None:

@@ -21,6 +21,7 @@ from verinet.ops.base import Lines, NonlinearOp
 from verinet.ops.bilinear.gate import Gate
 from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
+from verinet.ops.normalisation.log_sum_exp import LogSumExp
 from verinet.ops.normalisation.odds import LogOdds, OddsPlanes
 from verinet.ops.normalisation.softmax import Planes, Softmax
 from verinet.ops.pooling.maximum import MaxLast
@@ -84,6 +85,12 @@ def _log_odds(x: Long) -> Long:
         top = others.max(-1, keepdims=True)
         found.append(x[..., k] - top[..., 0] - np.log(np.exp(others - top).sum(-1)))
     return np.stack(found, -1)
+
+
+def log_sum_exp(x: Long) -> Long:
+    """Over the last axis, counted from the largest entry."""
+    top = x.max(-1, keepdims=True)
+    return np.asarray(top[..., 0] + np.log(np.exp(x - top).sum(-1)))
 
 
 def _product(left: Shape, right: Shape) -> Operator:
@@ -152,6 +159,8 @@ OPERATORS: dict[str, Operator] = {
     "LogSoftmax": _group(Softmax(1, log=True), (5,), _log_softmax, _PLANES),
     "Log-odds of 2": _group(LogOdds(1), (2,), _log_odds, _ODDS),
     "Log-odds of rows": _group(LogOdds(2), (3, 5), _log_odds, _ODDS),
+    "Log-sum-exp of 2": Operator(Case(LogSumExp(1), ((2,),), (), log_sum_exp), _ODDS),
+    "Log-sum-exp of rows": Operator(Case(LogSumExp(2), ((3, 5),), (3,), log_sum_exp), _ODDS),
     "Max of 2": Operator(Case(MaxLast(1), ((4, 2),), (4,), lambda x: x.max(-1)), {1: 1, 3: -1}),
     "Max of 5": Operator(Case(MaxLast(1), ((3, 5),), (3,), lambda x: x.max(-1)), {1: 1, 3: -1}),
     "Sort of 2": _group(SortLast(1), (2,), lambda x: np.sort(x, -1), _SORTED),

@@ -278,7 +278,17 @@ def way_of(random: np.random.Generator) -> Branching:
     def pick(*choices: Any) -> Any:
         return choices[int(random.integers(len(choices)))]
 
-    return Branching(pick(*Score), pick(*Points), pick(*Inputs), pick(1, 3, 6), pick(1, 2), pick(1, 2, 3))
+    return Branching(
+        pick(*Score),
+        pick(*Points),
+        pick(*Inputs),
+        candidates=pick(1, 3, 6),
+        learning=pick(True, False),
+        per_kind=pick(1, 2),
+        together=pick(1, 2, 3),
+        tries=pick(True, False),
+        cuts=pick(True, False),
+    )
 
 
 def refuse(points: Floats) -> bool:

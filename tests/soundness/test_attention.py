@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kits.strategies import SEEDS
 from verinet.frontends.crosscheck import compare_with_onnxruntime
 from verinet.frontends.onnx import load_onnx
 from verinet.ir.graph import Graph, InputOp, Node
@@ -30,7 +31,6 @@ from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
 
 TOKENS, WIDTH = 3, 4
 INPUTS = TOKENS * WIDTH
-SEEDS = st.integers(0, 10_000)
 
 
 def attention(seed: int, log: bool = False) -> Graph:

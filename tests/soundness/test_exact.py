@@ -16,6 +16,7 @@ from verinet.solvers.arms import InputArm, NeuronArm
 from verinet.solvers.branching.outcome import End
 from verinet.solvers.strategy import Strategy
 
+from tests.kits.strategies import SEEDS
 from tests.soundness.networks import random_boxes, random_graph, samples
 from tests.unit.solvers.queries import Referee, one_row, property_of, query_of, rows, silent
 from verinet.ir.graph import Graph
@@ -30,7 +31,6 @@ from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
 from verinet.spec.property import Clause
 
 Floats = npt.NDArray[np.float64]
-SEEDS = st.integers(0, 10_000)
 STEP = 1e-3  # distance of the thresholds from the exact minimum
 FEW = max(1, settings().max_examples // 12)
 

@@ -15,7 +15,10 @@ from tests.kits.scalar_check import CASES
 from tests.soundness.test_scalar_fuzz import EACH, EXPRESSIONS, HEAVY, OF_EXPRESSION
 from verinet.ops.base import Frame, NonlinearOp
 from verinet.ops.bilinear.either import Either
+from verinet.ops.bilinear.mixed import MatMulMixed, ProductMixed
+from verinet.ops.bilinear.squared import MatMulSquared
 from verinet.ops.normalisation.shares import Shares
+from verinet.ops.normalisation.squares import SumOfSquares
 from verinet.ops.scalar import Elementwise
 from verinet.ops.sorting.position import Position, position
 
@@ -64,8 +67,8 @@ def test_no_operator_is_forgotten() -> None:
         importlib.import_module(module.name)
     named = {c for c in subclasses(NonlinearOp) if c.__module__.startswith("verinet.")}
     ours = {c for c in named if not inspect.isabstract(c)}  # a shared base without a meaning of its own bounds nothing
-    # Promises about their inputs: integers here, and two more in test_factors and test_log_odds.
-    promised = {Position, Either, Shares}
+    # Promises about their inputs: integers here, others in test_factors, test_log_odds, test_hulls and test_squares.
+    promised = {Position, Either, Shares, MatMulMixed, ProductMixed, MatMulSquared, SumOfSquares}
     assert ours == {type(operator.case.op) for operator in OPERATORS.values()} | {Elementwise, *promised}
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kits.strategies import SEEDS
 from tests.soundness.networks import STRUCTURES, random_boxes, random_graph, samples
 from verinet.ir.graph import Graph
 from verinet.ops.base import NonlinearOp
@@ -19,7 +20,6 @@ from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions, build_backward
 
 ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "Gelu", "Sin", "Softplus", "Elu", "Abs", "Mish", "HardSwish")
-SEEDS = st.integers(0, 10_000)
 RADII = st.sampled_from([1e-4, 0.05, 0.5, 3.0])
 
 

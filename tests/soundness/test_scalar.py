@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tests.kits.scalar_check import CASES, CPU, IDS, Attributes, Case, check_lines, gaps, make_case
 from tests.kits.scalar_reference import domain
+from tests.kits.strategies import DTYPES
 from verinet.ops import scalar_lines
 from verinet.ops.activations import find
 from verinet.ops.scalar import DomainError, Elementwise, ScalarFunction
 from verinet.ops.scalar_lines import Sample
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
 CENTRES = st.one_of(
     st.floats(-6, 6),
     st.sampled_from([0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 3.0, -3.0, 2.5, math.pi, -math.pi / 2, math.sqrt(2), -2.25637]),

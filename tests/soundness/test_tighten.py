@@ -17,13 +17,13 @@ from verinet.solvers.branching.splits import Literals
 from verinet.solvers.branching.tighten import Part, Tightener
 from verinet.solvers.root import Root
 
+from tests.kits.strategies import SEEDS
 from tests.soundness.networks import STRUCTURES, random_boxes, random_graph, samples
 from tests.soundness.test_exact import STEP, exact_minimum
 from tests.unit.solvers.queries import Referee, one_row, silent
 from verinet.ir.graph import Graph
 from verinet.propagation.sweep import Sweeper, SweepOptions
 
-SEEDS = st.integers(0, 10_000)
 FEW = max(2, settings().max_examples // 25)
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from verinet.batch.memory import resident
 from verinet.batch.task import Event, Finished, Lost, Moved, Started, Task
+from verinet.numerics.machine import resident
 
 _LAST_LINES, _LAST_BYTES = 8, 4096
 _ENTRY = (sys.executable, "-P", "-m", "verinet.batch.worker")

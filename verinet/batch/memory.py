@@ -1,20 +1,10 @@
-"""Memory that a process holds, and a limit on what it may ask for."""
+"""A limit on what a process may ask for."""
 
 from __future__ import annotations
 
-import os
 import resource
 
 _LIBRARIES = 400 * 2**20  # bytes of a worker's resident memory that are files, torch's libraries above all
-
-
-def resident(pid: int | None = None) -> int:
-    """Bytes of memory that a process really holds; 0 when it has gone."""
-    try:
-        with open(f"/proc/{pid or os.getpid()}/statm") as numbers:
-            return int(numbers.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def limit_own(memory: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from verinet.batch.instances import Shard
 from verinet.errors import UsageError
+from verinet.numerics.machine import available, cores
 
 GIGABYTE = 2**30  # bytes; `--memory` counts in these
 _DEVICES = ("auto", "cpu", "cuda")
@@ -58,7 +59,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """Found without importing torch, which would cost the parent its start-up time and memory."""
-        return cls(len(os.sched_getaffinity(0)), _free_memory(), _gpus())
+        return cls(cores(), available(), _gpus())
 
     def workers(self, settings: Settings, instances: int) -> int:
         """As asked for; else one per GPU, or one per core as far as memory goes. At most one per instance."""
@@ -73,15 +74,6 @@ class Machine:
     def threads(self, workers: int) -> int:
         """Torch threads of each worker, so that all together do not exceed the cores."""
         return max(1, self.cores // workers)
-
-
-def _free_memory() -> int:
-    try:
-        with open("/proc/meminfo") as lines:
-            amounts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return amounts["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        return 64 * GIGABYTE
 
 
 def _gpus() -> tuple[str, ...]:

@@ -63,6 +63,7 @@ class Hooks:
 
     moved: Callable[[Point], None]
     stop: Callable[[], bool]
+    processes: int = 1  # that may share a search
 
 
 def search_limit(timeout: float) -> float:
@@ -131,6 +132,7 @@ def _answer(task: Task, networks: Networks, hooks: Hooks, clock: tuple[float, Cu
         progress=progress,
         started=begin,
         stop=hooks.stop,
+        processes=hooks.processes,
     )
     device = str(api.pick_device(task.device))
     return _of_verdict(verdict) | {"loaded": loaded, "device": device} | _witness(verdict, models, task)

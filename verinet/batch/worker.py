@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from verinet.batch.curve import Point
-from verinet.batch.memory import limit_own, resident
+from verinet.batch.memory import limit_own
 from verinet.batch.solve import Hooks, Networks, solve
 from verinet.batch.store import finite
 from verinet.batch.task import Outcome, Task
+from verinet.numerics.machine import resident
 
 Solver = Callable[[Task, Hooks], Outcome]
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -82,12 +83,14 @@ def main(solver: Solver | None = None) -> None:
     limit_own(memory)
     outbox = Outbox(os.fdopen(results, "w", encoding="utf-8"))
     inbox = Inbox(sys.stdin)
+    # Only this process is watched from outside, so with a limit on memory there are no others.
+    processes = threads if memory <= 0 else 1
     facts = {} if solver is not None else _warm_up(threads)
     answer = solver or _engine()
     outbox.send(ready=facts)
     while True:
         task = inbox.next()
-        outcome = answer(task, Hooks(outbox.moved, inbox.stopped))
+        outcome = answer(task, Hooks(outbox.moved, inbox.stopped, processes))
         outbox.send(done=outcome | {"rss_mb": round(resident() / 2**20, 1)})
         _tidy()
 

@@ -30,6 +30,7 @@ CpusPerTask = Annotated[int, typer.Option("--cpus-per-task", metavar="N", help="
 GpusPerTask = Annotated[
     float | None, typer.Option("--gpus-per-task", metavar="F", help="GPUs of a worker on Ray; 0.25 shares one by four.")
 ]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Of all that is drawn at random.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More on stderr; tracebacks of errors.")]
 
 
@@ -85,7 +86,11 @@ def verify(
         Path | None, typer.Option("--result", metavar="FILE", help="Write verdict and counterexample to FILE.")
     ] = None,
     as_json: AsJson = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random searches.")] = 0,
+    seed: Seed = 0,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", min=1, help="That share a long search; default: the cores."),
+    ] = None,
     ray: RayAddress = None,
     cpus: CpusPerTask = 1,
     gpus: GpusPerTask = None,
@@ -102,7 +107,8 @@ def verify(
 
     limit, known = seconds(timeout), _known_device(device)
     with guarded(verbose):
-        settings = Settings(limit, known, seed, 0 if quiet else verbose, _ray_options(ray, cpus, gpus, workers))
+        cluster = _ray_options(ray, cpus, gpus, workers)
+        settings = Settings(limit, known, seed, 0 if quiet else verbose, cluster, processes)
         model, spec = sort_files(files, network or ())
         standard = bool(network) and not quiet  # the standard's form of the command prints the counterexample too
         report = Report(model, spec, result, as_json, quiet, standard, folder)
@@ -148,7 +154,7 @@ def lipschitz(
     ] = "auto",
     seconds: Annotated[float, typer.Option("--time", metavar="SECONDS", help="For the search.")] = 60.0,
     as_json: AsJson = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the search for the lower bound.")] = 0,
+    seed: Seed = 0,
     verbose: Verbose = 0,
 ) -> None:
     """Certified Lipschitz bound, everywhere or over a region, with an attained lower bound beside it."""
@@ -180,7 +186,7 @@ def batch(
     memory: Annotated[float | None, typer.Option("--memory", metavar="GB", help="Limit of one worker.")] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Part I of N, for job arrays.")] = None,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the random searches.")] = 0,
+    seed: Seed = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier results aside and start again.")] = False,
     ray: RayAddress = None,
     cpus: CpusPerTask = 1,

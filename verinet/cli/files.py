@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import zlib
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -103,8 +104,9 @@ def _require_file(path: Path) -> None:
 def _sniff(path: Path) -> Kind:
     try:
         head = _head(path)
-    except OSError as error:
-        raise UsageError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+    except (OSError, EOFError, zlib.error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read the file: {what}", where=str(path)) from error
     return Kind.PROPERTY if head.lstrip()[:1] in (b"(", b";") else Kind.NETWORK
 
 

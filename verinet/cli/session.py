@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -15,7 +16,10 @@ import typer
 
 from verinet.errors import VerinetError
 
-EXIT_TOOL, EXIT_INTERRUPTED = 1, 130
+EXIT_TOOL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_WRONG_PATHS = frozenset(
+    getattr(errno, name) for name in "EACCES EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR EPERM EROFS".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ def guarded(verbose: int = 0) -> Iterator[None]:
         raise typer.Exit(EXIT_TOOL) from error
     except (typer.Exit, typer.BadParameter, typer.Abort):
         raise
+    except OSError as error:
+        _explain(f"{error.strerror or error}\n  where   {error.filename}", verbose)
+        raise typer.Exit(EXIT_USAGE if error.errno in _WRONG_PATHS else EXIT_TOOL) from error
     except Exception as error:
         _explain(_unexpected(error), verbose)
         raise typer.Exit(EXIT_TOOL) from error

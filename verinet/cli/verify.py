@@ -33,6 +33,7 @@ class Settings:
     seed: int = 0
     verbose: int = 0
     ray: RayOptions | None = None
+    processes: int | None = None  # one per core
 
 
 def seconds(text: str) -> float:
@@ -84,6 +85,7 @@ def _search(
             started=started,
             stop=stop,
             ray=settings.ray,
+            processes=settings.processes,
         )
     except (MemoryError, RuntimeError) as error:
         from verinet.numerics.memory import out_of_memory

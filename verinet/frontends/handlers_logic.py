@@ -16,6 +16,7 @@ from verinet.frontends.builder import Constant, Value, Variable
 from verinet.frontends.call import Call, handles
 from verinet.frontends.elementwise import apply, scalar_function
 from verinet.frontends.handlers_arithmetic import add, multiply, subtract
+from verinet.frontends.integer_results import fitting
 from verinet.frontends.tensors import Array, dtype_of
 from verinet.frontends.whole_numbers import is_nonnegative, is_whole
 
@@ -171,8 +172,8 @@ def _smooth_choice(call: Call, condition: Variable, difference: Variable) -> Var
 def cast(call: Call) -> Value:
     """Between float32 and float64 nothing changes for real numbers; to integers it cuts off the fraction.
 
-    Integers of 8 and 16 bits, and unsigned ones, count in a circle. Signed integers of 32 and 64 bits are taken to
-    stay within their range.
+    Integers of 8 and 16 bits, and unsigned ones, count in a circle. Where bounds of others leave the type, the query
+    is refused.
     """
     x = call.value(0)
     if call.node.op == "CastLike":
@@ -186,21 +187,21 @@ def cast(call: Call) -> Value:
         return _as_bool(_not(call, equals_zero(call, x)) if whole else _nonzero(call, x))
     if target.kind in "iu":
         integers = x if is_whole(call.builder.nodes, x) else _truncated(call, x)
-        return dataclasses.replace(_wrapped(call, integers, x.dtype, target), dtype=target)
+        if _fits(x.dtype, target):
+            return dataclasses.replace(integers, dtype=target)
+        return _wrapped(call, dataclasses.replace(integers, dtype=target))
     return dataclasses.replace(x, dtype=target)
 
 
-def _wrapped(call: Call, x: Variable, source: np.dtype[Any], target: np.dtype[Any]) -> Variable:
-    """Integers as a narrow or unsigned type holds them: x - s floor((x - least) / s), with s = 2^bits.
+def _wrapped(call: Call, x: Variable) -> Variable:
+    """Integers as their type holds them; a narrow or unsigned one by x - s floor((x - least) / s), with s = 2^bits.
 
     Half a step is added, so that rounding cannot cross a jump.
     """
-    limits = np.iinfo(target)
-    if target.kind == "i" and target.itemsize >= 4 or _fits(source, target):
-        return x
-    if target.itemsize >= 4 and is_nonnegative(call.builder.nodes, x):
-        return x
-    span = 2.0 ** (8 * target.itemsize)
+    limits, wide = np.iinfo(x.dtype), x.dtype.itemsize >= 4
+    if wide and (x.dtype.kind == "i" or is_nonnegative(call.builder.nodes, x)):
+        return fitting(call, x)
+    span = 2.0 ** (8 * x.dtype.itemsize)
     steps = call.builder.scale(call.builder.shift(x, np.asarray(0.5 - float(limits.min))), np.asarray(1 / span))
     return subtract(call, x, call.builder.scale(_through(call, "Floor", steps), np.asarray(span)))
 

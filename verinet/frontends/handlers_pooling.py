@@ -64,7 +64,7 @@ def _last(call: Call, x: Variable, axes: Shape) -> Variable:
     return call.builder.index(x, numbers.reshape(*(x.shape[axis] for axis in rest), -1))
 
 
-@handles("ReduceL1", "ReduceSumSquare", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
+@handles("ReduceL1", "ReduceSumSquare", "ReduceL2", "ReduceLogSum")
 def reduce_after_function(call: Call) -> Variable:
     """Sums of an elementwise function, then another one."""
     inner, outer = {
@@ -72,7 +72,6 @@ def reduce_after_function(call: Call) -> Variable:
         "ReduceSumSquare": ("Pow", None),
         "ReduceL2": ("Pow", "Sqrt"),
         "ReduceLogSum": (None, "Log"),
-        "ReduceLogSumExp": ("Exp", "Log"),
     }[call.node.op]
     x = call.variable(0)
     if outer is not None and x.dtype.kind != "f":
@@ -80,6 +79,22 @@ def reduce_after_function(call: Call) -> Variable:
     axes = reduction_axes(call, len(x.shape))
     summed = sum_over(call, _through(call, inner, x), axes, bool(call.attribute("keepdims", 1)))
     return _through(call, outer, summed)
+
+
+@handles("ReduceLogSumExp")
+def reduce_log_sum_exp(call: Call) -> Variable:
+    """An operator of its own: exp would overflow where the result is an ordinary number."""
+    from verinet.ops.normalisation.log_sum_exp import LogSumExp
+
+    x = call.variable(0)
+    if x.dtype.kind != "f":
+        raise call.unsupported("of integers, whose result is rounded")
+    axes = reduction_axes(call, len(x.shape))
+    shape = reduced(x.shape, axes, bool(call.attribute("keepdims", 1)))
+    last = _last(call, x, axes)
+    if last.shape[-1] > 1:
+        last = call.builder.emit(LogSumExp(len(last.shape)), [last], last.shape[:-1])
+    return call.builder.reshape(last, shape)
 
 
 def _through(call: Call, op: str | None, x: Variable) -> Variable:

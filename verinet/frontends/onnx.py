@@ -15,6 +15,7 @@ from verinet.frontends.call import Call, OnnxNode
 from verinet.frontends.elementwise import by_table
 from verinet.frontends.folding import evaluate, run_node, shape_of
 from verinet.frontends.handlers import HANDLERS
+from verinet.frontends.integer_results import guarded
 from verinet.frontends.model import Model, OperatorRecord, RecordStatus
 from verinet.frontends.outline import Outline, outline_of
 from verinet.frontends.patterns import recognise
@@ -187,11 +188,11 @@ def _handled(call: Call) -> Value | Sequence[Value]:
     if call.node.domain:
         raise call.unsupported(f"of the domain {call.node.domain}")
     if call.node.op in HANDLERS:
-        return HANDLERS[call.node.op](call)
+        return guarded(call, HANDLERS[call.node.op](call))
     found = by_table(call)
     if found is None:
         raise call.unsupported()
-    return found
+    return guarded(call, found)
 
 
 def _sample(value: Value | None) -> Array | None:

@@ -14,10 +14,11 @@ from verinet.frontends.call import OnnxNode
 from verinet.frontends.folding import constant_value
 from verinet.frontends.source import Source
 from verinet.frontends.tensors import array_of, attributes_of, dtype_of
-from verinet.ir.graph import Shape
+from verinet.ir.graph import Shape, total
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 OPSETS = range(7, 27)
+_MOST_INPUTS = 1 << 31  # what follows needs some bytes for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ def _port(info: Any, where: str) -> Port:
     dtype = dtype_of(kind.elem_type, place)
     if not kind.HasField("shape"):
         raise ModelError("an input has no shape", where=place, hint="export with a fixed input shape")
-    return Port(info.name, tuple(int(d.dim_value) if d.dim_value > 0 else 1 for d in kind.shape.dim), dtype)
+    shape = tuple(int(d.dim_value) if d.dim_value > 0 else 1 for d in kind.shape.dim)
+    if total(shape) > _MOST_INPUTS:
+        raise ModelError(f"an input of {total(shape)} numbers is too large", where=place, hint="is the file damaged?")
+    return Port(info.name, shape, dtype)
 
 
 def _node(node: Any, where: str) -> OnnxNode:

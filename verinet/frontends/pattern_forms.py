@@ -30,6 +30,7 @@ GRID = torch.linspace(-60.0, 60.0, 2401, dtype=torch.float64)  # holds 0 and the
 _ROUNDED = 1e-7
 """Float32 constants such as sqrt(2) and 1/6 are off by 3e-8, relative."""
 _SAME = 1e-12
+EXACT = 4e-16  # of a constant, relative: the two ways of rounding it to float64
 _RISE, _FALL = Atom("Clip", VARIABLE, 0.0, math.inf), Atom("Clip", VARIABLE, -math.inf, 0.0)
 
 Fit = Callable[[Form], dict[str, Any] | None]
@@ -39,13 +40,19 @@ Fit = Callable[[Form], dict[str, Any] | None]
 class Known:
     """A function by its ONNX name, and its attributes where a form is that function up to `tolerance`.
 
-    With `parts`, a spelling may have no other operators: what limits are multiplied by would round them.
+    With `parts`, a spelling may have no other operators: what limits are multiplied by would round them. `form` is the
+    function itself, where `fit` lets through what is only close to it.
     """
 
     op: str
     fit: Fit
     tolerance: float = _ROUNDED
     parts: frozenset[str] = frozenset()
+    form: Form = ()
+
+    def is_exact(self, found: Form) -> bool:
+        """Whether a form that fits has the function's own constants, as far as float64 has them."""
+        return not self.form or alike(found, self.form, EXACT)
 
 
 def close(left: Tensor, right: Tensor, tolerance: float) -> bool:
@@ -83,13 +90,13 @@ def _hard_swish() -> Form:
     return scale(multiply(VARIABLE, clip(add(VARIABLE, constant(3.0)), 0.0, 6.0)), 1 / 6)
 
 
-def _like(form: Form, **attributes: Any) -> Fit:
-    return lambda found: dict(attributes) if alike(found, form, _ROUNDED) else None
+def _like(op: str, form: Form, **attributes: Any) -> Known:
+    return Known(op, lambda found: dict(attributes) if alike(found, form, _ROUNDED) else None, form=form)
 
 
 def _swish(found: Form) -> dict[str, Any] | None:
     """x sigmoid(alpha x)."""
-    if len(found) != 1 or len(found[0][0]) != 2 or abs(found[0][1] - 1.0) > _ROUNDED or X not in found[0][0]:
+    if len(found) != 1 or len(found[0][0]) != 2 or abs(found[0][1] - 1.0) > EXACT or X not in found[0][0]:
         return None
     gate = found[0][0][0] if found[0][0][1] == X else found[0][0][1]
     if gate.name != "Sigmoid" or len(gate.inner) != 1 or gate.inner[0][0] != (X,):
@@ -110,21 +117,21 @@ def _leaky(found: Form) -> dict[str, Any] | None:
     """Slope 1 above 0."""
     terms = dict(found)
     both, above, below = terms.pop((X,), 0.0), terms.pop((_RISE,), 0.0), terms.pop((_FALL,), 0.0)
-    if terms or not (above or below) or abs(both + above - 1.0) > 1e-15:
+    if terms or not (above or below) or abs(both + above - 1.0) > EXACT:
         return None
     return {"alpha": both + below}
 
 
 KNOWN: tuple[Known, ...] = (
-    Known("Gelu", _like(_gelu())),
-    Known("Gelu", _like(_gelu_tanh(), approximate="tanh")),
-    Known("Mish", _like(_mish())),
-    Known("Mish", _like(_mish_by_exp())),
+    _like("Gelu", _gelu()),
+    _like("Gelu", _gelu_tanh(), approximate="tanh"),
+    _like("Mish", _mish()),
+    _like("Mish", _mish_by_exp()),
     Known("Swish", _swish),
-    Known("Sigmoid", _like(function("Sigmoid", VARIABLE))),
-    Known("Softplus", _like(function("Softplus", VARIABLE))),
-    Known("Softsign", _like(_softsign())),
-    Known("HardSwish", _like(_hard_swish())),
+    _like("Sigmoid", function("Sigmoid", VARIABLE)),
+    _like("Softplus", function("Softplus", VARIABLE)),
+    _like("Softsign", _softsign()),
+    _like("HardSwish", _hard_swish()),
     Known("Clip", _clip, _SAME, frozenset(("Relu", "Clip", "Max", "Min", "Identity", "Cast"))),
     Known("LeakyRelu", _leaky, _SAME),
 )

@@ -27,6 +27,7 @@ from verinet.frontends.pattern_forms import GRID, KNOWN, close
 from verinet.frontends.pattern_values import can_compute, compute
 
 _LARGEST = 16  # nodes of a pattern
+_NOISE = 4e-15  # rounding of values on the grid, relative to 1 + |f|
 _TELLING = frozenset(
     ("Abs", "Clip", "Erf", "Exp", "HardSigmoid", "Max", "Min", "Relu", "Sigmoid", "Softplus", "Tanh", "Where")
 )
@@ -220,14 +221,15 @@ def _known(piece: Piece) -> tuple[str, dict[str, Any]] | None:
         if function is not None and attributes is not None:
             found = piece.values()[piece.nodes[-1].outputs[0]]
             if found.shape == GRID.shape and close(found, function.at(GRID), known.tolerance):
-                return known.op, {**attributes, **_deviation(found, function.at(GRID))}
+                return known.op, {**attributes, **_deviation(found, function.at(GRID), known.is_exact(form))}
     return None
 
 
-def _deviation(found: Tensor, function: Tensor) -> dict[str, Any]:
+def _deviation(found: Tensor, function: Tensor, exact: bool) -> dict[str, Any]:
     """How far the parts are from the function, relative to 1 + |f|, four times what the grid shows; charged in bounds.
 
-    Constants such as sqrt(2) are float32 numbers in the file. Below a few roundings there is no difference.
+    Constants such as sqrt(2) are float32 numbers in the file. On the grid, less than a few roundings cannot be told
+    from the rounding of the values themselves: then only equal constants say that there is no difference.
     """
     worst = float(((found - function).abs() / (1 + function.abs())).max())
-    return {"deviation": 4 * worst} if worst > 4e-15 else {}
+    return {} if exact and worst <= _NOISE else {"deviation": 4 * max(worst, _NOISE)}

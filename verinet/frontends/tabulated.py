@@ -20,8 +20,9 @@ from verinet.frontends.builder import Constant, GraphBuilder, Variable, paramete
 from verinet.frontends.call import OnnxNode
 from verinet.frontends.tensors import Array
 from verinet.frontends.whole_numbers import is_whole
-from verinet.ir.graph import Node, total
+from verinet.ir.graph import Node, Op, total
 from verinet.ops.bilinear.product import Product
+from verinet.ops.integer import IntegerRange
 from verinet.ops.linear.arithmetic import Shift
 from verinet.ops.linear.dense import Dense
 from verinet.ops.scalar import Elementwise
@@ -83,7 +84,7 @@ def _source(graph: Sequence[Node], value: Variable) -> Source | None:
     position_, offset = value.node, 0
     if total(value.shape) != 1 or not is_whole(graph, value):
         return None
-    while isinstance(graph[position_].op, Reshape | Index | Shift) and graph[position_].shape != graph[0].shape:
+    while _is_view(graph[position_].op) and graph[position_].shape != graph[0].shape:
         node = graph[position_]
         op = node.op
         if total(graph[node.inputs[0]].shape) != 1:
@@ -97,6 +98,13 @@ def _source(graph: Sequence[Node], value: Variable) -> Source | None:
             return None
         position_ = node.inputs[0]
     return Source(value, position_, offset) if offset >= 0 else None
+
+
+def _is_view(op: Op) -> bool:
+    """Views and shifts; a check that an integer fits its type is none of the few cases' business."""
+    if isinstance(op, Elementwise):
+        return isinstance(op.function, IntegerRange)
+    return isinstance(op, Reshape | Index | Shift)
 
 
 def resolved(table: Tabulated, builder: GraphBuilder, opset: int, model: str) -> Variable | Constant:

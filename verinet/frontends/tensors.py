@@ -12,6 +12,7 @@ from verinet.errors import ModelError
 
 Array = npt.NDArray[Any]
 
+_EXACT = 2**53
 _UNFIT = {
     10: "float16",
     16: "bfloat16",
@@ -66,11 +67,13 @@ def array_of(tensor: Any, where: str) -> Array:
 
 
 def require_finite(array: Array, name: str, model: str) -> None:
-    """Weights must be numbers.
+    """Weights must be numbers, and integers such that float64 has them.
 
     Raises:
-        ModelError: naming the first NaN or infinity.
+        ModelError: naming the first NaN or infinity, or the tensor with integers that are too large.
     """
+    if array.dtype.kind in "iu":
+        _require_exact(array, name, model)
     if array.dtype.kind != "f" or bool(np.isfinite(array).all()):
         return
     bad = np.argwhere(~np.isfinite(array))[0]
@@ -81,6 +84,15 @@ def require_finite(array: Array, name: str, model: str) -> None:
         where=model,
         hint="check the training run or the export; bounds of such a network have no meaning",
     )
+
+
+def _require_exact(array: Array, name: str, model: str) -> None:
+    if array.dtype.itemsize == 8 and array.size and max(int(array.max()), -int(array.min())) > _EXACT:
+        raise ModelError(
+            f"the tensor '{name}' holds integers beyond 2**53, which float64 arithmetic would round",
+            where=model,
+            hint="use smaller constants; most of this size only stand for 'no limit'",
+        )
 
 
 def attributes_of(node: Any, where: str) -> dict[str, Any]:

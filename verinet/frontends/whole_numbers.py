@@ -10,6 +10,7 @@ from torch import Tensor
 from verinet.frontends.builder import Variable
 from verinet.ir.graph import Node, Op
 from verinet.ops.bilinear.product import Product
+from verinet.ops.integer import IntegerRange
 from verinet.ops.linear.arithmetic import Add, Negate, Scale, Shift, Subtract
 from verinet.ops.linear.dense import Dense
 from verinet.ops.linear.reduce import Sum
@@ -50,6 +51,8 @@ def _verdict(op: Op) -> bool | None:
     if isinstance(op, Elementwise):
         if op.function.deviation:
             return False
+        if isinstance(op.function, IntegerRange):
+            return None
         name = op.function.name
         return True if name in _MAKE else (None if name in _KEEP else False)
     if isinstance(op, Add | Subtract | Negate | Sum | Concat | Index | Reshape | Broadcast | MaxLast | Product):
@@ -70,6 +73,9 @@ def is_nonnegative(nodes: Sequence[Node], x: Variable) -> bool:
         node, count = nodes[waiting.pop()], count + 1
         op = node.op
         if isinstance(op, Elementwise):
+            if isinstance(op.function, IntegerRange):
+                waiting += node.inputs
+                continue
             if op.function.deviation or not op.function.bounds[0] >= 0:
                 return False
             continue

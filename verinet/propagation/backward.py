@@ -68,6 +68,7 @@ class Backward:
         self._magnitudes = [torch.maximum(lo.abs(), hi.abs()).amax(0) for lo, hi in ranges]
         self._charges = [self._charge(v) for v in range(len(graph.nodes))]
         self._joins = [self._join(v) for v in range(len(graph.nodes))]
+        self._underflows: dict[int, Tensor] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,7 +106,15 @@ class Backward:
         elif isinstance(node.op, LinearOp):
             local = size * (2 * gamma(4 + _copies(graph, position), self.dtype))
             charge = local if charge is None else charge + local
-        return None if charge is None else charge.reshape(-1)
+        # What underflows here may meet a coefficient of any size.
+        return None if charge is None else charge.reshape(-1) + torch.finfo(self.dtype).tiny
+
+    def _underflow(self, start: int) -> Tensor:
+        """What coefficients that underflow can cost a row of `start`: each meets the node's value, however large."""
+        if start not in self._underflows:
+            sizes = torch.stack([self._magnitudes[v].sum() for v in self.order(start)])
+            self._underflows[start] = (1 + sizes.sum()) * tiny(self.dtype)
+        return self._underflows[start]
 
     def _join(self, position: int) -> Tensor | None:
         """Error per unit of |coefficient| of each part that is added up at a node with several readers.
@@ -162,7 +171,7 @@ class Backward:
                 pending[source] = pending[source] + part if source in pending else part
         final = pending.get(0)
         coefficients = rows.new_zeros(count, self.graph.input_size) if final is None else final
-        return InputRows(coefficients, constant - error * 1.001 - tiny(self.dtype))
+        return InputRows(coefficients, constant - error * 1.001 - self._underflow(start))
 
     def _linear(self, position: int, current: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         node = self.graph.nodes[position]

@@ -15,7 +15,7 @@ from torch import Tensor
 from verinet.ir.graph import Graph
 from verinet.numerics.rounding import gamma, tiny
 from verinet.ops.base import LinearOp, NonlinearOp
-from verinet.propagation.interval import Interval
+from verinet.propagation.interval import Interval, unbounded
 from verinet.propagation.planes import NodePlanes, Planes
 
 
@@ -40,6 +40,7 @@ class ForwardPass:
         self._ends = torch.cat([low, one], 1), torch.cat([high, one], 1)
         self._size = torch.maximum(self._ends[0].abs(), self._ends[1].abs())
         self._eps = torch.finfo(low.dtype).eps
+        self._tiny = tiny(low.dtype) * (1 + float(self._size.sum(1).max()))  # coefficients that underflow meet inputs
         self.planes: list[Pair] = [self._input()]
         self.values: list[Interval] = [box]
         for position in range(1, len(graph.nodes)):
@@ -71,11 +72,11 @@ class ForwardPass:
         low, high = (self._column(e, pair.lower.dim()) for e in self._ends)
         least = torch.where(pair.lower >= 0, pair.lower * low, pair.lower * high).sum(1)
         most = torch.where(pair.upper >= 0, pair.upper * high, pair.upper * low).sum(1)
-        least = least - self._weight(pair.lower) * rate - tiny(least.dtype)
-        most = most + self._weight(pair.upper) * rate + tiny(most.dtype)
+        least = least - self._weight(pair.lower) * rate - self._tiny
+        most = most + self._weight(pair.upper) * rate + self._tiny
         if position in self.known:
             least, most = torch.fmax(least, self.known[position][0]), torch.fmin(most, self.known[position][1])
-        return least, most
+        return unbounded((least, most))
 
     @staticmethod
     def _column(values: Tensor, rank: int) -> Tensor:
@@ -105,7 +106,7 @@ class ForwardPass:
             lower[:, -1] += offset
             upper[:, -1] += offset
             slack = slack + offset.abs() * (2 * self._eps)
-        slack = slack + (self._weight(lower) + self._weight(upper)) * (2 * self._eps) + tiny(slack.dtype)
+        slack = slack + (self._weight(lower) + self._weight(upper)) * (2 * self._eps) + self._tiny
         lower[:, -1] -= slack
         upper[:, -1] += slack
         return Pair(lower, upper)
@@ -149,7 +150,7 @@ class ForwardPass:
         if total is None:
             raise ValueError("a nonlinear operator without inputs")
         total = total.expand(total.shape[0], total.shape[1], *offset.shape[1:]).clone()
-        total[:, -1] += offset + side * (slack + tiny(slack.dtype))
+        total[:, -1] += offset + side * (slack + self._tiny)
         return total
 
     def _constant(self, low: Tensor, high: Tensor) -> Pair:

@@ -23,7 +23,8 @@ def linear_interval(op: LinearOp, inputs: Sequence[Interval], shapes: Sequence[S
     dtype = centres[0].dtype
     rate = gamma(op.terms(shapes, out) + 4, dtype)
     radii = [
-        torch.maximum(hi - c, c - lo) * (1 + rate) + c.abs() * rate for (lo, hi), c in zip(inputs, centres, strict=True)
+        torch.maximum(hi - c, c - lo) * (1 + rate) + (c.abs() * rate + torch.finfo(dtype).tiny)  # which may underflow
+        for (lo, hi), c in zip(inputs, centres, strict=True)
     ]
     centre = op.forward(*centres)
     radius = op.magnitude(*radii) * (1 + 2 * rate) + centre.abs() * (4 * torch.finfo(dtype).eps) + tiny(dtype)
@@ -38,10 +39,19 @@ def node_interval(graph: Graph, position: int, values: Sequence[Interval | None]
     node: Node = graph.nodes[position]
     inputs = [_known(values[i]) for i in node.inputs]
     if isinstance(node.op, LinearOp):
-        return linear_interval(node.op, inputs, graph.input_shapes(position), node.shape)
+        return unbounded(linear_interval(node.op, inputs, graph.input_shapes(position), node.shape))
     if not isinstance(node.op, NonlinearOp):
         raise TypeError(f"node '{node.name}' is neither linear nor nonlinear")
-    return node.op.interval(*seen(node.op, inputs))
+    return unbounded(node.op.interval(*seen(node.op, inputs)))
+
+
+def unbounded(bounds: Interval) -> Interval:
+    """Minus and plus infinity where an overflow left no number: a step would take that for "not above 0"."""
+    (low, high), infinity = bounds, float("inf")
+    return (
+        low.nan_to_num(nan=-infinity, posinf=infinity, neginf=-infinity),
+        high.nan_to_num(nan=infinity, posinf=infinity, neginf=-infinity),
+    )
 
 
 def _known(value: Interval | None) -> Interval:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from verinet.ops.base import Frame, NonlinearOp
 from verinet.ops.bilinear.matmul import MatMulTwo
+from verinet.ops.bilinear.mixed import Mixed
 from verinet.ops.bilinear.product import Product
+from verinet.ops.bilinear.squared import MatMulSquared
 from verinet.ops.scalar import Elementwise
 from verinet.ops.scalar_ends import end_slopes
 
@@ -48,3 +50,18 @@ def _(op: MatMulTwo, frame: Frame, default: Values) -> Values | None:
     """The same planes for every scalar product: tilts of -1 below and of 1 above."""
     half = len(default) // 2
     return (*(-torch.ones_like(v) for v in default[:half]), *(torch.ones_like(v) for v in default[half:]))
+
+
+@published.register
+def _(op: Mixed, frame: Frame, default: Values) -> Values | None:
+    """The same planes for every mixture, whose range is at most that of the box."""
+    return tuple(-torch.ones_like(v) for v in default)
+
+
+@published.register
+def _(op: MatMulSquared, frame: Frame, default: Values) -> Values | None:
+    """The planes of the two factors, and no share of those that are parallel."""
+    *tilts, share = default
+    half = len(tilts) // 2
+    signs = (*(-torch.ones_like(v) for v in tilts[:half]), *(torch.ones_like(v) for v in tilts[half:]))
+    return *signs, torch.zeros_like(share)

@@ -123,11 +123,17 @@ class Panorama:
 
     def _known(self, plan: Plan, pane: Pane, where: tuple[Tensor, list[Tensor]], given: Given) -> dict[int, Interval]:
         """Bounds of the pane's nodes, cut out of those of the whole network."""
-        return {
+        found = {
             pane.places[v]: (self._cut(plan, pane, v, low, where), self._cut(plan, pane, v, high, where))
             for v, (low, high) in given.known.items()
             if v in pane.places
         }
+        whole = set(pane.places.values())
+        for place, node in enumerate(pane.graph.nodes):
+            if place and place not in whole and node.inputs[0] in found:  # a part of another node
+                low, high = found[node.inputs[0]]
+                found[place] = node.op.forward(low), node.op.forward(high)
+        return found
 
     def _batch(self, plan: Plan, pane: Pane, rows: tuple[Tensor, Tensor, Tensor], given: Given) -> Interval:
         """Lower and upper bounds of rows (domain, position, coefficients of channels) that share one pane."""

@@ -6,9 +6,11 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from verinet.errors import PropertyError
 from verinet.spec.formula import Conjunction, Ints, walk
@@ -154,10 +156,10 @@ class _Boxes:
     """Makes boxes, one per distinct content."""
 
     def __init__(self, base: list[Ints], tables: tuple[Numbers, RowTable], region: Region) -> None:
-        numbers, self._table = tables
+        self._numbers, self._table = tables
         self.made: list[Box] = []
-        self._region = region
-        self._down, self._up = numbers.arrays()
+        self._region, self._root = region, base
+        self._down, self._up = self._numbers.arrays()
         self._by_text: dict[bytes, int] = {}
         self._by_content: dict[bytes, int] = {}
         infinite = np.full(len(region.names), np.inf)
@@ -175,11 +177,38 @@ class _Boxes:
             arrays = tuple(side.copy() for side in self._base)
             for block in blocks:
                 self._apply(block, arrays)
+            if self._contradict(np.flatnonzero(arrays[2] > arrays[3]), blocks):
+                self._by_text[key] = -1
+                return -1
             if any(np.isinf(side).any() for side in arrays):
                 fill(arrays, relations((self._table.exact[row] for row in rows), self._table.products))
                 return self._make(arrays)  # not kept: the box is due to the rows as well
             self._by_text[key] = self._make(arrays)
         return self._by_text[key]
+
+    def _contradict(self, narrow: npt.NDArray[np.intp], blocks: tuple[Ints, ...]) -> bool:
+        """Whether the written bounds of some input leave no real number.
+
+        `narrow` are the inputs between whose bounds there is no float64: rounded outward, 0.5 < x < 0.5 still has one.
+        """
+        if not len(narrow):
+            return False
+        bounds = np.concatenate([*self._root, *blocks])
+        inputs, numbers = bounds[:, 0] >> 1, bounds[:, 1]
+        first, last = np.full(len(self._base[0]), len(self._down)), np.full(len(self._base[0]), -1)
+        np.minimum.at(first, inputs, numbers)
+        np.maximum.at(last, inputs, numbers)
+        narrow = narrow[first[narrow] != last[narrow]]  # one number for both sides is never a strict one
+        lows: dict[int, tuple[Fraction, bool]] = {}
+        highs: dict[int, tuple[Fraction, bool]] = {}
+        for code, number in bounds[np.isin(inputs, narrow)].tolist():
+            value, strict = self._numbers.written(number)
+            if code & 1:  # of equal bounds the strict one is the tighter one, on either side
+                highs[code >> 1] = min(highs.get(code >> 1, (value, not strict)), (value, not strict))
+            else:
+                lows[code >> 1] = max(lows.get(code >> 1, (value, strict)), (value, strict))
+        both = ((*lows[v], *highs[v]) for v in lows.keys() & highs.keys())
+        return any(low > high or (low == high and (above or not reached)) for low, above, high, reached in both)
 
     def _make(self, arrays: tuple[Floats, ...]) -> int:
         lower, upper, inner_lower, inner_upper = arrays

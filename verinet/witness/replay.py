@@ -109,7 +109,7 @@ class Replayer:
             setting = "off" if holds[0] else "on"
             detail = f"it violates only with ONNX Runtime's graph optimisations {setting}"
             return ReplayResult(Outcome.ONLY_WITHIN_TOLERANCE, witness, trial.point, detail)
-        if self._margin(trial, trial.runs[1], INPUT_TOLERANCE) >= 0:
+        if min(self._margin(trial, values, INPUT_TOLERANCE) for values in trial.runs) >= 0:
             why = (
                 "it lies on the edge of what float64 decides"
                 if trial.inside
@@ -207,6 +207,15 @@ def violates_exactly(prop: Property, inputs: FloatArray, values: FloatArray) -> 
     in_box = [bool(((inputs >= b.inner_lower) & (inputs <= b.inner_upper)).all()) for b in prop.boxes]
     exact = _Columns(prop, np.asarray(inputs, dtype=np.float64), np.asarray(values, dtype=np.float64))
     return any(_holds(clause.rows, exact) for clause in prop.clauses if in_box[clause.box])
+
+
+def outputs_violate(prop: Property, box: int, result: ReplayResult) -> bool:
+    """Whether the outputs of a replay satisfy the rows of some clause of a box, in rationals, whatever the inputs."""
+    outputs = np.asarray(result.witness.outputs, dtype=np.float64)
+    exact = _Columns(prop, result.point, outputs)
+    return bool(np.isfinite(outputs).all()) and any(
+        _holds(clause.rows, exact) for clause in prop.clauses if clause.box == box
+    )
 
 
 class _Columns:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kits.strategies import DTYPES, KINDS, SEEDS
 from tests.unit.ops_bilinear.enclosure import (
     Case,
     boxes,
@@ -30,10 +31,7 @@ from verinet.ops.bilinear.matmul import MatMulTwo
 from verinet.ops.bilinear.product import Product
 from verinet.ops.scalar_function import DomainError, ScalarFunction
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
 RADII = st.sampled_from([0.0, 1e-30, 1e-7, 1e-3, 0.1, 1.0, 30.0])
-KINDS = st.sampled_from(["none", "default", "random", "projected"])
-SEEDS = st.integers(0, 10_000)
 MANY = max(1, settings().max_examples // 2)
 
 

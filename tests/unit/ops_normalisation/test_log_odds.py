@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kits.strategies import DTYPES, KINDS, LOGIT_RADII, LOGIT_SCALES, SEEDS
 from tests.soundness.test_attention import INPUTS, attention, inside, region
 from tests.unit.ops_bilinear.enclosure import (
     Case,
@@ -36,11 +37,6 @@ from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
-RADII = st.sampled_from([0.0, 1e-30, 1e-7, 1e-3, 0.1, 1.0, 8.0, 60.0])
-SCALES = st.sampled_from([0.1, 1.0, 10.0])
-KINDS = st.sampled_from(["none", "default", "random", "projected"])
-SEEDS = st.integers(0, 10_000)
 SHAPES = [(4,), (2,), (3, 7)]
 
 
@@ -59,7 +55,7 @@ def odds_case(shape: tuple[int, ...]) -> Case:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@given(dtype=DTYPES, radius=RADII, scale=SCALES, kind=KINDS, seed=SEEDS)
+@given(dtype=DTYPES, radius=LOGIT_RADII, scale=LOGIT_SCALES, kind=KINDS, seed=SEEDS)
 def test_log_odds_are_enclosed(
     shape: tuple[int, ...], dtype: torch.dtype, radius: float, scale: float, kind: str, seed: int
 ) -> None:
@@ -105,7 +101,7 @@ class Promised:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@given(dtype=DTYPES, radius=RADII, kind=KINDS, seed=SEEDS, cut=st.booleans())
+@given(dtype=DTYPES, radius=LOGIT_RADII, kind=KINDS, seed=SEEDS, cut=st.booleans())
 def test_shares_are_enclosed_where_they_sum_to_one(
     shape: tuple[int, ...], dtype: torch.dtype, radius: float, kind: str, seed: int, cut: bool
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kits.strategies import DTYPES, KINDS, LOGIT_RADII, LOGIT_SCALES, SEEDS
 from tests.unit.ops_bilinear.enclosure import (
     Case,
     boxes,
@@ -35,12 +36,6 @@ from verinet.ops.scalar import Elementwise
 from verinet.propagation.optimize import RowProblem, Step, optimize
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
-
-DTYPES = st.sampled_from([torch.float64, torch.float32])
-RADII = st.sampled_from([0.0, 1e-30, 1e-7, 1e-3, 0.1, 1.0, 8.0, 60.0])
-SCALES = st.sampled_from([0.1, 1.0, 10.0])
-KINDS = st.sampled_from(["none", "default", "random", "projected"])
-SEEDS = st.integers(0, 10_000)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -65,7 +60,7 @@ NAMES = ["softmax4", "softmax2", "softmax3x7", "log"]
 
 
 @pytest.mark.parametrize("position", range(len(CASES)), ids=NAMES)
-@given(dtype=DTYPES, radius=RADII, scale=SCALES, kind=KINDS, seed=SEEDS)
+@given(dtype=DTYPES, radius=LOGIT_RADII, scale=LOGIT_SCALES, kind=KINDS, seed=SEEDS)
 def test_rows_and_intervals_enclose(
     position: int, dtype: torch.dtype, radius: float, scale: float, kind: str, seed: int
 ) -> None:

@@ -11,14 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kits.strategies import CENTRES, DTYPES, RADII, SEEDS
 from verinet.numerics.rounding import gamma, tiny
 from verinet.ops.sorting import planes
 from verinet.ops.sorting.sort import SortLast
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
-CENTRES = st.one_of(st.floats(-6, 6, width=32), st.sampled_from([0.0, 1.0, -1.0, 0.1, 1e-20, -1e6, 3e9]))
-RADII = st.one_of(st.floats(0, 4, width=32), st.sampled_from([0.0, 1e-300, 1e-30, 1e-12, 1e-7, 1e-3, 1e5]))
-SEEDS = st.integers(0, 10_000)
 KINDS = st.sampled_from(["default", "random", "projected", "nan"])
 GROUPS = st.lists(st.tuples(CENTRES, RADII), min_size=1, max_size=5)
 

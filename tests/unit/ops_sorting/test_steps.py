@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kits.scalar_check import Case, check_lines
+from tests.kits.strategies import DTYPES
 from verinet.numerics.rounding import tiny
 from verinet.ops.scalar import DomainError, Elementwise
 from verinet.ops.sorting.position import position
 from verinet.ops.sorting.remainder import Remainder
 from verinet.ops.sorting.steps import HAT, STEP, WHOLE
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
 CENTRES = st.one_of(st.floats(-3, 3), st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-20, 2.0]), st.floats(-1e4, 1e4))
 RADII = st.one_of(st.floats(0, 3), st.sampled_from([0.0, 1e-300, 1e-16, 1e-7, 1.0, 0.5]))
 SLOPES = st.one_of(st.floats(-2, 2), st.sampled_from([0.0, 1.0, -1.0, 1e6, float("inf"), float("nan")]))

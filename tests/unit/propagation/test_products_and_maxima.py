@@ -11,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kits.strategies import CENTRES, DTYPES, RADII, SEEDS
 from verinet.numerics.rounding import tiny
 from verinet.ops.base import NonlinearOp
 from verinet.ops.bilinear.product import Product
 from verinet.ops.pooling.maximum import MaxLast
 
-DTYPES = st.sampled_from([torch.float64, torch.float32])
-CENTRES = st.one_of(st.floats(-6, 6, width=32), st.sampled_from([0.0, 1.0, -1.0, 0.1, 1e-20, -1e6, 3e9]))
-RADII = st.one_of(st.floats(0, 4, width=32), st.sampled_from([0.0, 1e-300, 1e-30, 1e-12, 1e-7, 1e-3, 1e5]))
-SEEDS = st.integers(0, 10_000)
 KINDS = st.sampled_from(["default", "random", "projected"])
 MANY = max(1, settings().max_examples // 2)
 

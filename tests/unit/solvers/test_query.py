@@ -13,6 +13,7 @@ from verinet.solvers.branching.clip import clip_boxes
 from verinet.solvers.branching.input_split import violating
 from verinet.solvers.query import ClauseTable, Clock, clause_table
 
+from tests.kits.strategies import SEEDS
 from tests.soundness.networks import random_boxes, random_graph, samples
 from tests.unit.solvers.queries import CPU, property_of, query_of, rows
 from verinet.errors import PropertyError
@@ -21,7 +22,6 @@ from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Sweeper, SweepOptions, build_backward
 from verinet.spec.property import Clause, Property
 
-SEEDS = st.integers(0, 10_000)
 UNIT_BOX = (np.zeros(3), np.ones(3))
 
 

@@ -13,7 +13,7 @@ from verinet.ir.graph import Shape, total
 from verinet.numerics.rounding import gamma, tiny
 from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum
 from verinet.ops.bilinear.events import aligned_event, summed_event
-from verinet.ops.bilinear.tilts import Sides, Tilts, product, tilts_of, times_x, times_y
+from verinet.ops.bilinear.tilts import Sides, Tilts, halved, place_in, product, tilts_of, times_x, times_y
 
 _FULL = 512
 """Largest number of scalar products for which every one of them gets its own multiplier (a little tighter, dearer)."""
@@ -62,7 +62,7 @@ class MatMulTwo(NonlinearOp):
         """Centres and radii that cover the boxes despite rounding."""
         low, high = self._align(lowers), self._align(uppers)
         centre = Sides((low.x + high.x) * 0.5, (low.y + high.y) * 0.5)
-        return centre, Sides(_radius(low.x, high.x, centre.x), _radius(low.y, high.y, centre.y))
+        return centre, Sides(radius_around(low.x, high.x, centre.x), radius_around(low.y, high.y, centre.y))
 
     def _charge(self, centre: Sides, radius: Sides) -> Tensor:
         """Per unit of |coefficient| of an output entry, everything that rounding can cost, (..., i, j).
@@ -192,31 +192,20 @@ class MatMulTwo(NonlinearOp):
         """
         centre, radius = self._boxes(lowers, uppers)
         point = self._align(inputs)
-        place = Sides(_place(point.x, centre.x, radius.x), _place(point.y, centre.y, radius.y))
+        place = Sides(place_in(point.x, centre.x, radius.x), place_in(point.y, centre.y, radius.y))
         size = rows.abs()
         flat = times_y(size, radius.y), times_y(rows, radius.y * place.y)
-        to_x = _halved(radius.x, place.x, flat, upper)
+        to_x = halved(radius.x, place.x, flat, upper)
         flat = times_x(size, radius.x), times_x(rows, radius.x * place.x)
-        to_y = _halved(radius.y, place.y, flat, upper)
+        to_y = halved(radius.y, place.y, flat, upper)
         return summed_event(to_x, self.left, self.rank), summed_event(to_y, self.right, self.rank)
-
-
-def _place(point: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """Where a point stands in its interval, in [-1, 1]."""
-    return ((point - centre) / torch.where(radius > 0, radius, torch.ones_like(radius))).clamp(-1, 1)
-
-
-def _halved(radius: Tensor, place: Tensor, weights: tuple[Tensor, Tensor], upper: bool) -> Tensor:
-    inside = (2 * place - 1 if upper else 2 * place + 1).clamp(-1, 1)
-    before, after = weights[0] + weights[1] * place, weights[0] + weights[1] * inside
-    return radius * (before - 0.5 * after)
 
 
 def _unpacked(lines: Lines) -> tuple[Sides, Sides, Tilts | None]:
     return Sides(lines[0], lines[2]), Sides(lines[1], lines[3]), tilts_of(lines[6:])
 
 
-def _radius(low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
+def radius_around(low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
     """A radius around the rounded centre that reaches both ends; exactly 0 for a point."""
     reach = torch.maximum(high - centre, centre - low)
     return reach * (1 + 4 * torch.finfo(low.dtype).eps)

@@ -127,3 +127,17 @@ def tilts_of(tensors: Sequence[Tensor]) -> Tilts | None:
     if len(tensors) == 4:
         return MeanTilts(Sides(tensors[0], tensors[1]), Sides(tensors[2], tensors[3]))
     return None
+
+
+def place_in(point: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """Where a point stands in its interval, in [-1, 1]."""
+    return ((point - centre) / torch.where(radius > 0, radius, torch.ones_like(radius))).clamp(-1, 1)
+
+
+def halved(radius: Tensor, place: Tensor, weights: tuple[Tensor, Tensor], upper: bool) -> Tensor:
+    """How much less is missed at a point once its interval is halved: `weights` are what is missed per unit of the
+    radius, for itself and per unit of `place`.
+    """
+    inside = (2 * place - 1 if upper else 2 * place + 1).clamp(-1, 1)
+    before, after = weights[0] + weights[1] * place, weights[0] + weights[1] * inside
+    return radius * (before - 0.5 * after)

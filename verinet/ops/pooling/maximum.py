@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from verinet.numerics.rounding import tiny
 from verinet.ops.base import Lines, NonlinearOp, Pulled, event_sum
 
 
@@ -67,7 +68,7 @@ class MaxLast(NonlinearOp):
         )
         peak = (high - slopes * width).amax(-1)
         foot = (slopes * low).sum(-1)
-        slack = (low.shape[-1] + 8) * eps * (size + (slopes * low.abs()).sum(-1))
+        slack = (low.shape[-1] + 8) * eps * (size + (slopes * low.abs()).sum(-1)) + tiny(low.dtype)
         share = torch.where(width > 0, low / torch.where(width > 0, width, 1.0), torch.zeros_like(low))
         active = torch.where((above > 0) & (width > 0), 1.0 / torch.where(width > 0, width, 1.0), 0.0)
         return weights, -drift, slopes, peak - foot + slack, active, share
