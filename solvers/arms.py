@@ -221,7 +221,8 @@ class NeuronArm:
         if groups.pop(0, None):
             self._stuck.append(None)  # a clause without rows holds for every output: only a witness can settle it
         for clauses in groups.values():
-            self._searches.append(NeuronSplit(root.query, root.engines(), root.layers, clauses))
+            search = NeuronSplit(root.query, root.engines(), root.layers, clauses, warm=root.warm(clauses))
+            self._searches.append(search)
         return None
 
     def _outcome(self, end: End, bound: float | None) -> Outcome:

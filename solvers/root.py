@@ -27,6 +27,12 @@ LONG = Step(iterations=60, rate=0.2, decay=0.98)
 usual length take it to -3.8."""
 SHORT = 20
 """Steps of the first stage that has any; rows once more, before it, have to be cheap next to what it may take."""
+SHORT_SHARE = 0.4
+"""Fewer steps where so many would take more than this share of the time left."""
+STEP_COST = 2.5
+"""What a step costs, in passes of rows alone."""
+LEAST = 3
+"""With fewer steps than this the tree begins instead."""
 LONG_COST, LONG_SHARE = 3.0, 0.2
 """It costs about this many times the stage before, and is tried if that is at most this share of the time left."""
 
@@ -58,7 +64,8 @@ class Root:
         stages = self._stages()
         while stages:
             rows, step = stages.pop(0)
-            if self.clock.over() or (step is LONG and self._spent * LONG_COST > LONG_SHARE * self.clock.left()):
+            step = self._affordable(step)
+            if self.clock.over() or (step is not None and step.iterations < LEAST):
                 break
             begin = time.monotonic()
             options = SweepOptions(rows=rows, step=step, deadline=self.clock.over)
@@ -82,9 +89,31 @@ class Root:
             self._spent = time.monotonic() - begin
             if not open_clauses:
                 break
-            if rows and self._correlate() and step is None and self._spent * SHORT < self.clock.left():
-                stages.insert(0, (True, None))  # what products know narrows later layers, and so what others know
+            if rows and self._goes_on(stages) and self._correlate() and step is None:
+                if self._spent * SHORT < self.clock.left():
+                    stages.insert(0, (True, None))  # what products know narrows later layers, and so what others know
         return open_clauses
+
+    def _goes_on(self, stages: list[tuple[bool, Step | None]]) -> bool:
+        """Whether another stage follows: what it would find is lost on multipliers of another kind."""
+        step = self._affordable(stages[0][1]) if stages else None
+        return step is not None and step.iterations >= LEAST
+
+    def warm(self, clauses: list[ClauseRows]) -> Multipliers | None:
+        """The multipliers that the last stage has found for the rows of some open clauses, in their order."""
+        if self._ids is None:
+            return None
+        return self._multipliers(torch.cat([torch.arange(c.first, c.first + c.count) for c in clauses]).to(self._ids))
+
+    def _affordable(self, step: Step | None) -> Step | None:
+        """The steps of a stage, as many as time allows: a stage that the clock ends has won nothing."""
+        if step is None:
+            return None
+        left = self.clock.left()
+        if step is LONG:
+            return LONG if self._spent * LONG_COST <= LONG_SHARE * left else replace(step, iterations=0)
+        most = SHORT_SHARE * left / max(STEP_COST * self._spent, 1e-6)
+        return step if most >= step.iterations else replace(step, iterations=int(most))
 
     def _correlate(self) -> bool:
         """Tell products what the bounds at hand say about their factors (`correlated`); whether any is told first."""

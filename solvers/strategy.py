@@ -33,6 +33,7 @@ LARGE = 20_000  # entries of the widest layer
 EVERY = 4  # the runner-up gets one slice in so many
 FEW_AXES = 10
 EVERY_MANY = 2  # the same with more axes: there, how fast boxes close at first says little about the rest
+HOPELESS = 8  # the same for boxes of more axes none of which has closed
 
 
 @dataclass(slots=True)
@@ -108,8 +109,20 @@ class Strategy:
         nearly = best.time_to_close < 2 * FIRST_SLICE and best.seconds < 2 * self._head_start()
         if fresh and not (nearly and best is meters[0]):
             return min(fresh, key=lambda m: m.seconds)
-        every = EVERY if effective_axes(self.query) <= FEW_AXES else EVERY_MANY
+        if len(tried) == 2 and self._hopeless(best):
+            best, others = others[0], [best]
+        every = self._every(others)
         return min(others, key=lambda m: m.seconds) if others and turn % every == every - 1 else best
+
+    def _every(self, others: list[Meter]) -> int:
+        if effective_axes(self.query) <= FEW_AXES:
+            return EVERY
+        return HOPELESS if others and all(map(self._hopeless, others)) else EVERY_MANY
+
+    def _hopeless(self, meter: Meter) -> bool:
+        """Boxes of many axes, none of which has closed: every level of the tree halves one axis alone."""
+        many = effective_axes(self.query) > FEW_AXES and self.query.boxes == 1
+        return many and meter.arm.name == InputArm.name and meter.arm.closed_mass == 0
 
     def _retire(self, meter: Meter) -> None:
         """A search that can go no further. After the last one, neurons are split where only boxes were so far."""

@@ -57,14 +57,23 @@ from verinet.propagation.rows import RowMap, rows_of
 from verinet.propagation.sweep import Layers, Sweeper, SweepOptions
 
 RATES = (0.02, 0.2)
+LAG_KEPT = 0.8  # weight of the past in a running mean
 
 
 class NeuronSplit:
     """The search for one group of clauses with the same number of rows. `run` may be called again to go on."""
 
     def __init__(
-        self, query: Query, engines: Engines, layers: Layers, clauses: list[ClauseRows], batch: int | None = None
+        self,
+        query: Query,
+        engines: Engines,
+        layers: Layers,
+        clauses: list[ClauseRows],
+        *,
+        batch: int | None = None,
+        warm: Multipliers | None = None,
     ) -> None:
+        """`warm` are multipliers (rows of all clauses, ...) to start from."""
         self.query, self.engines = query, engines
         self.root_bounds = layers.known  # of all boxes: what a worker elsewhere starts from
         entries = sum(lo[0].numel() for lo, _ in layers.known.values())
@@ -91,8 +100,12 @@ class NeuronSplit:
         margin = torch.full((len(clauses),), -torch.inf, dtype=query.lower.dtype, device=device)
         mass = torch.full_like(margin, 1.0 / len(clauses))
         rate = torch.full_like(margin, FIRST_RATE)
-        self.stack.append(Leaves(start, margin, mass, start.clone(), rate, Literals.none(len(clauses), query.lower)))
+        nothing = Literals.none(len(clauses), query.lower)
+        self.stack.append(
+            Leaves(start, margin, mass, start.clone(), rate, nothing, warm, None if warm is None else start.clone())
+        )
         self.closed = self.made = 0
+        self.lag = 0.0  # leaves that miss no more than this in float32 are bounded in float64 as well
         self.worst: float | None = None
         self.rule = Climb()
         self.first_step = Step(iterations=40, rate=0.25, beta_rate=0.1, decay=0.97)
@@ -257,10 +270,10 @@ class NeuronSplit:
         warm = inherited(leaves, problem, self.backward, self.per)
         # The search aims a little above the threshold so that the float64 gate rarely disagrees.
         bounds = self.query.table.bounds[ids]
-        bounds = bounds + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + bounds.abs())
+        bounds = bounds + (1e-6 if problem.rows.dtype == torch.float32 else 0.0) * (1 + bounds.abs()) - 0.9 * self.lag
         goal = Goal(bounds.to(problem.rows.dtype), self.per, self.query.clock.over, self._patient)
-        if warm is None:
-            best = optimize(problem, self.backward, step=self.first_step, finished=goal.reached)
+        if warm is None or not leaves.literals.depth:
+            best = optimize(problem, self.backward, step=self.first_step, warm=warm, finished=goal.reached)
         else:
             rates = restarted(leaves, self.query.graph)
             best, rates = raised(problem, self.backward, self.rule, (warm, rates), goal)
@@ -272,12 +285,18 @@ class NeuronSplit:
 
     def _gate(self, leaves: Leaves, layers: Layers, best: Optimized, margin: Tensor) -> Tensor:
         """Margins that may close domains: positive ones come from the float64 engine with rounding charged."""
-        hopeful = ((margin > 0) | layers.infeasible).nonzero().squeeze(1)
-        margin = margin.clamp(max=0)
+        hopeful = ((margin > -self.lag) | layers.infeasible).nonzero().squeeze(1)
         if hopeful.numel() == 0:
-            return margin
+            return margin.clamp(max=0)
         closed = self._exact_margin(leaves, hopeful, best)
-        return margin.index_copy(0, hopeful, closed)
+        self._learn_lag(closed - margin[hopeful])
+        return margin.clamp(max=0).index_copy(0, hopeful, closed)
+
+    def _learn_lag(self, ahead: Tensor) -> None:
+        """Float64 is ahead by so much (leaves,): float32 rounds lines outward, which may cost all that is missing."""
+        ahead = ahead[torch.isfinite(ahead)]
+        if ahead.numel():
+            self.lag = max(0.0, LAG_KEPT * self.lag + (1 - LAG_KEPT) * float(ahead.median()))
 
     def _exact_margin(self, leaves: Leaves, domains: Tensor, best: Optimized) -> Tensor:
         """Certified margins of the leaves `domains` with the multipliers that were found."""

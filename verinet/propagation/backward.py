@@ -60,14 +60,18 @@ class Backward:
     `ranges` holds bounds of every node that are valid over every domain this object will be asked about; they only
     size the rounding charge (bound_propagation note 6.2): with a' = fl(a W) taken as the new coefficient, the error
     |(a W - a') x| <= gamma |a| (|W| |x|) is one dot product per row and node.
+
+    Without `charged` nothing is subtracted for rounding: for an engine that only looks for multipliers, and whose bounds
+    decide nothing. In float32 the charge may be larger than what is missing.
     """
 
-    def __init__(self, graph: Graph, ranges: Sequence[Interval]) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, ranges: Sequence[Interval], *, charged: bool = True) -> None:
+        self.graph, self.charged = graph, charged
         self._orders: dict[int, tuple[int, ...]] = {}
         self._magnitudes = [torch.maximum(lo.abs(), hi.abs()).amax(0) for lo, hi in ranges]
-        self._charges = [self._charge(v) for v in range(len(graph.nodes))]
-        self._joins = [self._join(v) for v in range(len(graph.nodes))]
+        nodes = range(len(graph.nodes))
+        self._charges = [self._charge(v) if charged else None for v in nodes]
+        self._joins = [self._join(v) if charged else None for v in nodes]
         self._underflows: dict[int, Tensor] = {}
 
     @property
@@ -126,6 +130,13 @@ class Backward:
             return None
         return (self._magnitudes[position] * (unit_roundoff(self.dtype) * (readers + 4))).reshape(-1)
 
+    @property
+    def _unit(self) -> float:
+        return unit_roundoff(self.dtype) if self.charged else 0.0
+
+    def _gamma(self, terms: int) -> float:
+        return gamma(terms, self.dtype) if self.charged else 0.0
+
     def order(self, start: int) -> tuple[int, ...]:
         if start not in self._orders:
             self._orders[start] = self.graph.ancestors(start)
@@ -171,7 +182,8 @@ class Backward:
                 pending[source] = pending[source] + part if source in pending else part
         final = pending.get(0)
         coefficients = rows.new_zeros(count, self.graph.input_size) if final is None else final
-        return InputRows(coefficients, constant - error * 1.001 - self._underflow(start))
+        loss = error * 1.001 + self._underflow(start) if self.charged else 0.0
+        return InputRows(coefficients, constant - loss)
 
     def _linear(self, position: int, current: Tensor, sums: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         node = self.graph.nodes[position]
@@ -182,7 +194,7 @@ class Backward:
         if offset is not None:
             constant, error = sums
             constant += current.reshape(current.shape[0], -1) @ offset.expand(node.shape).reshape(-1)
-            error += constant.detach().abs() * (2 * unit_roundoff(self.dtype))
+            error += constant.detach().abs() * (2 * self._unit)
         return op.pullback(current, self.graph.input_shapes(position))
 
     def _relax(
@@ -203,9 +215,7 @@ class Backward:
             offset, size = pulled.offset.reshape(-1), pulled.magnitude.reshape(-1)
         constant += offset
         # The offsets' own sum and its addition to the running constant.
-        error += size * gamma(total(node.shape) + 8, self.dtype) + constant.detach().abs() * (
-            4 * unit_roundoff(self.dtype)
-        )
+        error += size * self._gamma(total(node.shape) + 8) + constant.detach().abs() * (4 * self._unit)
         return parts
 
     def _add_splits(
@@ -218,10 +228,10 @@ class Backward:
         flat.index_put_((splits.row, splits.index), -splits.beta * splits.sign, accumulate=True)
         shift = splits.beta * splits.sign * splits.point
         constant.index_add_(0, splits.row, shift)
-        error.index_add_(0, splits.row, shift.abs() * (16 * unit_roundoff(self.dtype)))
+        error.index_add_(0, splits.row, shift.abs() * (16 * self._unit))
         # Joins of at most 64 multipliers on one entry; the node's own range sizes the rounding.
         size = self._magnitudes[position].reshape(-1)[splits.index]
-        error.index_add_(0, splits.row, splits.beta * size * (64 * unit_roundoff(self.dtype)))
+        error.index_add_(0, splits.row, splits.beta * size * (64 * self._unit))
         return flat.reshape(current.shape)
 
     def concretize(self, bound: InputRows, owners: RowMap, lower: Tensor, upper: Tensor) -> Tensor:
@@ -233,13 +243,12 @@ class Backward:
         low, high = owners.spread(lower), owners.spread(upper)
         value = torch.where(coefficients >= 0, coefficients * low, coefficients * high).sum(-1).reshape(-1)
         size = bound.coefficients.abs() @ self._magnitudes[0]
-        dtype = self.dtype
         least = (
             value
             + bound.constant
-            - size * gamma(self.graph.input_size + 8, dtype)
-            - value.abs() * 4 * unit_roundoff(dtype)
-            - bound.constant.abs() * (4 * unit_roundoff(dtype))
+            - size * self._gamma(self.graph.input_size + 8)
+            - value.abs() * 4 * self._unit
+            - bound.constant.abs() * (4 * self._unit)
         )
         # An overflow ends here as a NaN, for which every comparison is false: it could pass for "not open".
         return torch.where(least.isnan(), torch.full_like(least, -torch.inf), least)
