@@ -106,10 +106,11 @@ class _Spread:
 
     def give_back(self, held: Held) -> None:
         """Domains that nobody works on any more."""
-        if held.open is not None:
-            self.pool.append(Held(held.open))
-        if held.stuck is not None:
-            self.stuck.append(Held(None, held.stuck))
+        searchable, stuck = held.apart()
+        if len(searchable):
+            self.pool.append(searchable)
+        if len(stuck):
+            self.stuck.append(stuck)
 
     @property
     def open(self) -> int:

@@ -121,8 +121,18 @@ class Held:
     stuck: Domains | None = None
     sets: Sets | None = None
 
+    def __post_init__(self) -> None:
+        count = 0 if self.sets is None else len(self.sets.prefix)
+        for part in (self.open, self.stuck):
+            if isinstance(part, Leaves) and len(part) and int(part.anchor.max()) >= count:
+                raise InternalError("leaves came without the layer bounds that they refer to")
+
     def __len__(self) -> int:
         return sum(len(part) for part in (self.open, self.stuck) if part is not None)
+
+    def apart(self) -> tuple[Held, Held]:
+        """Domains that can be searched, and those in which nothing is left to split."""
+        return _fitted(Held(self.open, None, self.sets)), _fitted(Held(None, self.stuck, self.sets))
 
     def split(self, count: int) -> tuple[Held, Held]:
         """The oldest `count` domains that can be searched, and the rest. The oldest have the largest trees below."""

@@ -61,8 +61,8 @@ class Backward:
     size the rounding charge (bound_propagation note 6.2): with a' = fl(a W) taken as the new coefficient, the error
     |(a W - a') x| <= gamma |a| (|W| |x|) is one dot product per row and node.
 
-    Without `charged` nothing is subtracted for rounding: for an engine that only looks for multipliers, and whose bounds
-    decide nothing. In float32 the charge may be larger than what is missing.
+    Without `charged` nothing is subtracted for rounding: for an engine that only looks for multipliers and decides
+    nothing. In float32 the charge may be larger than what is missing.
     """
 
     def __init__(self, graph: Graph, ranges: Sequence[Interval], *, charged: bool = True) -> None:

@@ -300,6 +300,24 @@ def test_layer_bounds_stay_with_their_leaves() -> None:
         assert again.margin(again.stack[-1]).shape == (len(again.stack[-1]),)
 
 
+def test_what_is_given_back_keeps_its_layer_bounds() -> None:
+    _, query = hard_for(NeuronArm, 1)
+    search = searching(query)
+    told_apart(search)
+    before = seen_by(search)
+    search.stuck, search.stack = search.stack[:1], search.stack[1:]
+    held = held_by(search)
+    state = module._Spread(0, search)
+    state.give_back(held.split(1)[0])
+    state.give_back(held.split(1)[1])
+    new = holding(search, state.everything())
+    assert len(new.stuck) == 1 and len(new.stuck[0]) == len(search.stuck[0])
+    new.stack += new.stuck
+    assert seen_by(new) == before
+    with pytest.raises(InternalError, match="layer bounds"):
+        Held(held.open, held.stuck)
+
+
 def test_layer_bounds_that_are_too_many_stay_behind(monkeypatch) -> None:
     monkeypatch.setattr(spread_sets, "MOST_BYTES", 0)
     _, query = hard_for(NeuronArm, 1)
