@@ -25,7 +25,7 @@ SHARES = 4  # open domains per worker before that
 BUSY, HUNGRY = 1.0, 0.2  # seconds of a slice: when all have work, and when somebody waits for some
 MOST = 4096  # domains handed to one worker at a time
 LATE = 1.0  # seconds that workers are waited for at the end of a slice; sharpening layer bounds may take longer
-OVERDUE = 60.0  # seconds after the end of its order, after which a worker is given up
+OVERDUE = 180.0  # seconds after the end of its order, after which a worker is given up: sharpening may take a minute
 REFUSED = 3  # candidates that are no violation, after which workers are not interrupted for one
 _WAIT = 0.05  # seconds between two looks at the clock
 
