@@ -69,6 +69,7 @@ class Bounded:
 
 FORWARD_BYTES = 3 << 20
 LONG_BATCH = 3.0  # seconds that a batch may take beyond the end of a slice
+MANY_BOXES = 8  # of a property with more, many close by loose bounds: rows go on being tested, slices cut batches
 SMALL_GAIN = (
     2.0  # rows have to narrow intervals by more than this factor: seen are 1.3 where they are no use, 4 where they are
 )
@@ -93,10 +94,10 @@ class RowChoice:
         other.rows, other._turn = self.rows, self._turn
         return other
 
-    def forward(self) -> None:
-        """A batch was bounded by forward planes."""
+    def forward(self, again: bool = False) -> None:
+        """A batch was bounded by forward planes; `again` where it says as much about rows as the first one."""
         self._turn += 1
-        self._testing = not self.rows or self._turn == 1
+        self._testing = again or not self.rows or self._turn == 1
 
     def wants_rows(self) -> bool:
         """Use rows, or try them again."""
@@ -121,6 +122,7 @@ class InputSplit:
     def __init__(self, query: Query, backward: Backward, batch: int = 512, choice: RowChoice | None = None) -> None:
         self.query, self.backward, self.batch = query, backward, batch
         self.sweeper = Sweeper(backward)
+        self._many = query.boxes > MANY_BOXES
         self.table = query.table
         width = (query.upper - query.lower).amax(0)
         size = torch.maximum(query.lower.abs(), query.upper.abs()).amax(0)
@@ -182,6 +184,8 @@ class InputSplit:
 
     def _batch_clock(self, clock: Clock) -> Clock:
         """Time for a batch. The end of a slice cuts only long ones short: their boxes are split with loose bounds."""
+        if self._many:
+            return clock
         final, latest = self.query.clock, time.monotonic() + LONG_BATCH
 
         def stop() -> bool:
@@ -216,7 +220,7 @@ class InputSplit:
             layers = self.sweeper.sweep(chunk.lower, chunk.upper, SweepOptions(rows=False), inside)
             keep, chunk, bounded = self._close(chunk, layers)
             stale = forward.stale(tuple(self._shapes)).take(keep) if self.use_planes else None
-            self.choice.forward()
+            self.choice.forward(again=self._many)
             if not len(chunk) or not self.choice.wants_rows():
                 return chunk, bounded, stale
             known = self._kept(layers, keep)
