@@ -33,6 +33,8 @@ STEP_COST = 2.5
 """What a step costs, in passes of rows alone."""
 LEAST = 3
 """With fewer steps than this the tree begins instead."""
+NEARLY = 0.1
+"""Part of the first gap that may be left where the tree begins instead."""
 LONG_COST, LONG_SHARE = 3.0, 0.2
 """It costs about this many times the stage before, and is tried if that is at most this share of the time left."""
 
@@ -46,7 +48,8 @@ class Root:
         self.layers = Layers(query.lower, query.upper)
         self._output: Interval = (query.lower[:, :0], query.upper[:, :0])
         self.worst: float | None = None
-        self._spent = 0.0  # seconds of the last stage
+        self._spent = self._swept = 0.0  # seconds of the last stage, and of its inner rows alone
+        self._before: float | None = None  # worst margin of the stage before
         self._ids: Tensor | None = None  # the rows, ascending, whose multipliers `_best` holds
         self._best: Multipliers = {}
 
@@ -80,9 +83,11 @@ class Root:
                 raise InternalError(
                     "lower bounds above upper bounds inside the network; please report this model and property"
                 )
+            self._swept = time.monotonic() - begin
             self._tighten_charge()
             if rows and step is None:
                 self._decide_entries(report)
+            self._before = self.worst
             last = Step(iterations=30 if rows else 0) if step is None else LONG  # few rows, next to those inside
             open_clauses = self._open(open_clauses, last)
             report("bounds", len(open_clauses), len(_clauses(self.query.table)) - len(open_clauses), self.worst)
@@ -112,7 +117,9 @@ class Root:
         left = self.clock.left()
         if step is LONG:
             return LONG if self._spent * LONG_COST <= LONG_SHARE * left else replace(step, iterations=0)
-        most = SHORT_SHARE * left / max(STEP_COST * self._spent, 1e-6)
+        most = SHORT_SHARE * left / max(STEP_COST * self._swept, 1e-6)
+        if self.worst is None or self._before is None or self.worst < NEARLY * self._before:
+            return step  # a tree would begin far from closing
         return step if most >= step.iterations else replace(step, iterations=int(most))
 
     def _correlate(self) -> bool:
