@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.fuzzing import arguments, run
 from tests.kits.cli_fuzz import attempt, opened, violations
 
 MEMORY = 12 << 30  # bytes of address space; a damaged extent must not take the machine
@@ -42,8 +43,8 @@ def _child(seed: int, folder: Path, pipe: int) -> None:
     os._exit(0)
 
 
-def examine(seed: int) -> tuple[str, list[str]]:
-    """What happened, for the counts, and what is wrong."""
+def examine(seed: int, counts: Counter[str]) -> list[str]:
+    """One command line, in a process of its own; what is wrong, in words."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reader, writer = os.pipe()
@@ -57,30 +58,15 @@ def examine(seed: int) -> tuple[str, list[str]]:
         status = os.waitpid(child, 0)[1]
         opened(folder)
     if status != 0 or not text:
-        return "crashed", [f"the process ended with status {status}"]
+        counts["crashed"] += 1
+        return [f"the process ended with status {status}"]
     what, *bad = text.split("\x00")
-    return what, bad
-
-
-def main(seconds: float, seed: int) -> int:
-    torch.set_num_threads(1)
-    for name in _USED:  # once, and not in every child
-        importlib.import_module(name)
-    counts: Counter[str] = Counter()
-    end, found = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        seed += 1
-        what, bad = examine(seed)
-        counts[what] += 1
-        found += len(bad)
-        for line in bad:
-            print(f"seed {seed}: {line}", flush=True)
-    for name, count in sorted(counts.items()):
-        print(f"{count:8d}  {name}")
-    print(f"{found:8d}  violations; next seed {seed}")
-    return 1 if found else 0
+    counts[what] += 1
+    return bad
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    sys.exit(main(float(given[0]) if given else 60.0, int(given[1]) if len(given) > 1 else 0))
+    torch.set_num_threads(1)
+    for used in _USED:  # once, and not in every child
+        importlib.import_module(used)
+    sys.exit(run(examine, *arguments()))

@@ -10,13 +10,12 @@ of the network, and counts at the end; exit code 1 if anything was found.
 from __future__ import annotations
 
 import sys
-import time
-import traceback
 from collections import Counter
 
 import numpy as np
 import torch
 
+from benchmarks.fuzzing import arguments, run
 from tests.kits.pipeline_fuzz import Case, check_bounds, check_reading, draw, outer, questions, searched, verified
 from verinet.errors import VerinetError
 
@@ -59,33 +58,17 @@ def _verified(case: Case, text: str, is_sat: bool, counts: Counter[str]) -> list
     return [wrong] if wrong else []
 
 
-def main(seconds: float, seed: int) -> int:
-    torch.set_num_threads(1)
-    counts: Counter[str] = Counter()
-    end, found = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        seed += 1
-        try:
-            case = draw(seed)
-            if case is None:
-                counts["refused networks"] += 1
-                continue
-            counts["networks"] += 1
-            bad = examine(case, seed, counts)
-        except VerinetError as error:
-            counts[f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"] += 1
-            continue
-        except Exception:
-            bad = [traceback.format_exc(limit=-3)]
-        found += len(bad)
-        for line in bad:
-            print(f"seed {seed}: {line}", flush=True)
-    for name, count in sorted(counts.items()):
-        print(f"{count:8d}  {name}")
-    print(f"{found:8d}  violations; next seed {seed}")
-    return 1 if found else 0
+def network(seed: int, counts: Counter[str]) -> list[str]:
+    """Draw a network and examine it; one that is refused, or a question that is, only counts."""
+    try:
+        case = draw(seed)
+        counts["refused networks" if case is None else "networks"] += 1
+        return [] if case is None else examine(case, seed, counts)
+    except VerinetError as error:
+        counts[f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"] += 1
+        return []
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    sys.exit(main(float(given[0]) if given else 60.0, int(given[1]) if len(given) > 1 else 0))
+    torch.set_num_threads(1)
+    sys.exit(run(network, *arguments()))

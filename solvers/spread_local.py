@@ -11,13 +11,13 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as first_of
 
-from verinet.solvers.spread_work import Context, Order, Slice
+from verinet.solvers.spread_crew import Ledger
+from verinet.solvers.spread_work import Context, Order
 
 from verinet.errors import UsageError
 from verinet.numerics.machine import available, cores, resident
@@ -37,20 +37,17 @@ class _Member:
     known: set[int] = field(default_factory=set)  # contexts that it was sent
 
 
-class LocalCrew:
+class LocalCrew(Ledger[_Member, bytes]):
     """Up to `processes` workers on this machine. Use as a context manager, which ends them."""
 
     def __init__(self, processes: int, patience: float = PATIENCE) -> None:
         """Starts nothing yet. Raises `UsageError` unless `processes` is positive."""
         if processes < 1:
             raise UsageError(f"the number of processes must be positive, not {processes}")
+        super().__init__()
         self._wanted, self._patience = processes, patience
         self._asked: float | None = None
-        self._members: dict[int, _Member] = {}
-        self._contexts: dict[int, bytes] = {}
-        self._forgotten: list[int] = []
-        self._ended: list[tuple[int, int, Slice | None]] = []  # context, member, result: not asked for yet
-        self._hired = self._numbers = self._lost = self._worked = 0
+        self._worked = 0
         self._closed = self._complete = False
 
     def __enter__(self) -> LocalCrew:
@@ -72,11 +69,11 @@ class LocalCrew:
         """All, busy or not, once they are ready. The first calls only start the clock, later ones the processes."""
         self._start()
         coming = [m for m in self._members.values() if not m.ready]
-        self._listen(0.0, coming)
+        self._collect(0.0, coming)
         if not self._complete and any(not m.ready for m in coming):
             return ()  # one alone would only take the work over
         self._complete = bool(self._members)
-        return tuple(number for number, member in self._members.items() if member.ready)
+        return self._everyone()
 
     def share(self, context: Context) -> int:
         """Keep a context for whoever needs it; returns its number. What cannot be sent ends the crew."""
@@ -89,40 +86,16 @@ class LocalCrew:
             self._disband()
         return self._numbers
 
-    def forget(self, key: int) -> None:
-        """A context is done: members hear of it with their next order."""
-        if self._contexts.pop(key, None) is not None:
-            self._forgotten.append(key)
-
     def send(self, member: int, order: Order) -> None:
         """Give an order, with its context if the member has never had it."""
         one = self._members[member]
-        told = replace(order, forget=tuple(self._forgotten[one.forgotten :]))
-        one.forgotten = len(self._forgotten)
+        told = self._given(one, order)
         context = b"" if order.context in one.known else self._contexts[order.context]
         one.known.add(order.context)
-        one.key = order.context
         self._worked = max(self._worked, sum(m.key is not None for m in self._members.values()))
         with contextlib.suppress(OSError):  # it has died; the end of its results says so
             one.line.send_bytes(context)
             one.line.send_bytes(pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
-
-    def free(self) -> tuple[int, ...]:
-        """Those that have no order."""
-        self._listen(0.0, [m for m in self._members.values() if m.key is not None])
-        return tuple(number for number, member in self._members.items() if member.ready and member.key is None)
-
-    def results(self, wait: float, key: int) -> list[tuple[int, Slice | None]]:
-        """Orders of a context that have ended, waiting at most `wait` seconds; None where the member was lost."""
-        if not any(theirs == key for theirs, _, _ in self._ended):
-            busy = [m for m in self._members.values() if m.key == key]
-            if busy:
-                self._listen(wait, busy)
-            else:
-                time.sleep(wait)
-        found = [(number, result) for theirs, number, result in self._ended if theirs == key]
-        self._ended = [one for one in self._ended if one[0] != key and one[0] in self._contexts]
-        return found
 
     def dismiss(self, member: int) -> None:
         """End a process by force, and start another one."""
@@ -159,10 +132,10 @@ class LocalCrew:
         self._members[self._hired] = _Member(process, ours)
         self._hired += 1
 
-    def _listen(self, seconds: float, waiting: Iterable[_Member]) -> None:
+    def _collect(self, wait: float, busy: list[_Member]) -> None:
         """Take note of what members have sent: that they are ready, or a slice; and of those that have died."""
         numbers = {id(m.line): n for n, m in self._members.items()}
-        for line in first_of([m.line for m in waiting], seconds):
+        for line in first_of([m.line for m in busy], wait):
             number = numbers[id(line)]
             member = self._members[number]
             try:
@@ -170,9 +143,8 @@ class LocalCrew:
             except (EOFError, OSError):
                 self._gone(number)
                 message = None
-            if member.key is not None:
-                self._ended.append((member.key, number, message))
-            member.ready, member.key = True, None
+            self._returned(number, member, message)
+            member.ready = True
 
     def _gone(self, number: int) -> None:
         member = self._members.pop(number)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from verinet.solvers.spread_crew import Ledger
 from verinet.solvers.spread_work import Context, Order, Slice, Workplace
 
 from verinet.cluster import Cluster, RayOptions, Share, first_words
@@ -44,7 +44,7 @@ class _Member:
     forgotten: int = 0  # how many contexts it was told to forget
 
 
-class RayCrew:
+class RayCrew(Ledger[_Member, Any]):
     """Workers on a cluster, as many as fit or as asked for. Use as a context manager; the cluster goes on without."""
 
     def __init__(self, options: RayOptions, device: str) -> None:
@@ -53,13 +53,10 @@ class RayCrew:
         Raises:
             UsageError: Ray is not installed, no cluster answers, or no node is large enough.
         """
+        super().__init__()
         self._cluster = Cluster(options)
         self._device = device
-        self._members: dict[int, _Member] = {}
-        self._contexts: dict[int, Any] = {}
-        self._forgotten: list[int] = []
-        self._ended: list[tuple[int, int, Slice | None]] = []  # context, member, result: not asked for yet
-        self._hired = self._lost = self._numbers = self._most = 0
+        self._most = 0
         self._trouble = ""
         try:
             self._share = self._cluster.share(device)
@@ -93,7 +90,7 @@ class RayCrew:
     def members(self) -> tuple[int, ...]:
         """Those that have joined."""
         self._welcome()
-        return tuple(number for number, member in self._members.items() if member.ready)
+        return self._everyone()
 
     def share(self, context: Context) -> int:
         """Put a context into the object store; returns its number."""
@@ -101,37 +98,10 @@ class RayCrew:
         self._contexts[self._numbers] = self._cluster.ray.put(context)
         return self._numbers
 
-    def forget(self, key: int) -> None:
-        """A context is done: members hear of it with their next order."""
-        if self._contexts.pop(key, None) is not None:
-            self._forgotten.append(key)
-
     def send(self, member: int, order: Order) -> None:
         """Give an order."""
-        from dataclasses import replace
-
         one = self._members[member]
-        told = replace(order, forget=tuple(self._forgotten[one.forgotten :]))
-        one.forgotten = len(self._forgotten)
-        one.key = order.context
-        one.call = one.actor.work.remote(told, [self._contexts[order.context]])
-
-    def free(self) -> tuple[int, ...]:
-        """Those that have no order."""
-        self._collect(0.0, [m for m in self._members.values() if m.key is not None])
-        return tuple(number for number, member in self._members.items() if member.ready and member.key is None)
-
-    def results(self, wait: float, key: int) -> list[tuple[int, Slice | None]]:
-        """Orders of a context that have ended; None for a member that was lost with its order."""
-        if not any(theirs == key for theirs, _, _ in self._ended):
-            busy = [m for m in self._members.values() if m.key == key]
-            if busy:
-                self._collect(wait, busy)
-            else:
-                time.sleep(wait)
-        found = [(number, result) for theirs, number, result in self._ended if theirs == key]
-        self._ended = [one for one in self._ended if one[0] != key and one[0] in self._contexts]
-        return found
+        one.call = one.actor.work.remote(self._given(one, order), [self._contexts[order.context]])
 
     def _collect(self, wait: float, busy: list[_Member]) -> None:
         """Take note of the orders of some members that have ended."""
@@ -141,10 +111,7 @@ class RayCrew:
         for call in self._cluster.ended([m.call for m in busy], wait):
             number = numbers[call]
             member = self._members[number]
-            result = self._taken(number)
-            if member.key is not None:
-                self._ended.append((member.key, number, result))
-            member.key = None
+            self._returned(number, member, self._taken(number))
 
     def dismiss(self, member: int) -> None:
         """End a member by force, and ask for another one."""

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import time
 
-import numpy as np
 import pytest
-import torch
 from verinet.solvers import spread as module
 from verinet.solvers.arms import InputArm
 from verinet.solvers.branching import input_split
 from verinet.solvers.branching.outcome import End
 from verinet.solvers.spread import SpreadArm
 
-from tests.soundness.networks import random_graph, samples
-from tests.unit.solvers.queries import Floats, one_row, onnx_chain, random_chain, silent
+from tests.unit.solvers.queries import hard_row, query_files, silent
 from verinet.cluster import RayOptions
 
 pytest.importorskip("ray", reason="the extra [cluster] is not installed")
 pytestmark = pytest.mark.timeout(100)
 
-ROW = torch.tensor([1.0, -1.0], dtype=torch.float64)
+HIDDEN = (24, 24, 24)  # enough of a search for workers to join it
 
 
 @pytest.fixture
@@ -46,14 +43,6 @@ def joined(crew, count=2):
         time.sleep(0.1)
 
 
-def hard(seconds=60.0):
-    """About a thousand boxes."""
-    graph = random_graph(1, "Relu", "chain", 6, 24)
-    low, high = torch.full((3,), -1.0, dtype=torch.float64), torch.full((3,), 1.0, dtype=torch.float64)
-    values = graph.forward(samples(low[None], high[None], 1, 30_000)[:, 0]) @ ROW
-    return one_row(graph, (low, high), ROW, float(values.min() - 0.05 * (values.max() - values.min())), seconds)
-
-
 def finish(query, crew):
     search = SpreadArm(InputArm(query, lambda points: False, silent), crew, (lambda points: False, silent), query.clock)
     return search, search.run(query.clock)
@@ -63,7 +52,7 @@ def test_two_workers_close_the_whole_tree(crew) -> None:
     senders: list[int] = []
     send = crew.send
     crew.send = lambda member, order: (senders.append(member), send(member, order))
-    search, outcome = finish(hard(), crew)
+    search, outcome = finish(hard_row(), crew)
     assert outcome.end is End.CLOSED and search.closed_mass == pytest.approx(1.0)
     assert outcome.domains == 2 * outcome.closed - 1, "every domain of the binary tree is halved or closed, once"
     assert outcome.closed > 100 and set(senders) == {0, 1}
@@ -81,26 +70,10 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(crew) -> None:
             crew._cluster.ray.kill(actor)  # the process is gone, with the order and all it held
 
     crew.send = send_and_kill
-    search, outcome = finish(hard(), crew)
+    search, outcome = finish(hard_row(), crew)
     assert killed and search.lost == 1 and "lost: 1," in crew.note
     assert outcome.end is End.CLOSED and outcome.domains == 2 * outcome.closed - 1
     assert len(crew._members) == 2, "another one was asked for in its place"
-
-
-def query_files(folder, below):
-    """A random network over 4 inputs, and outputs that it cannot (or, with a negative share, can) reach."""
-    import onnxruntime
-
-    path = onnx_chain(random_chain((4, 24, 24, 24, 1), 5), folder)
-    points: Floats = np.random.default_rng(0).uniform(-1, 1, (50_000, 4))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    values = np.concatenate([session.run(None, {"x": p[None].astype(np.float32)})[0].ravel() for p in points[:5000]])
-    threshold = values.min() - below * (values.max() - values.min())
-    lines = [*(f"(declare-const X_{i} Real)" for i in range(4)), "(declare-const Y_0 Real)"]
-    lines += [f"(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))" for i in range(4)]
-    prop = folder / "query.vnnlib"
-    prop.write_text("\n".join([*lines, f"(assert (<= Y_0 {threshold:.6f}))"]))
-    return path, prop
 
 
 def test_the_public_functions_on_a_cluster(nodes, tmp_path, monkeypatch) -> None:
@@ -111,7 +84,7 @@ def test_the_public_functions_on_a_cluster(nodes, tmp_path, monkeypatch) -> None
     enter = spread_ray.RayCrew.__enter__
     monkeypatch.setattr(spread_ray.RayCrew, "__enter__", lambda self: (joined(self), enter(self))[1])
     monkeypatch.setattr(module, "GROW", 0.0)
-    path, prop = query_files(tmp_path, 0.3)
+    path, prop = query_files(tmp_path, 0.3, HIDDEN)
     alone = verinet.verify(path, prop, timeout=60, device="cpu")
     verdict = verinet.verify(path, prop, timeout=60, device="cpu", ray=RayOptions(nodes.address))
     assert verdict.status is alone.status is verinet.Status.UNSAT
@@ -122,7 +95,7 @@ def test_the_public_functions_on_a_cluster(nodes, tmp_path, monkeypatch) -> None
 def test_the_command_on_a_cluster(nodes, tmp_path, capsys) -> None:
     from verinet.cli.app import run
 
-    path, prop = query_files(tmp_path, -0.5)
+    path, prop = query_files(tmp_path, -0.5, HIDDEN)
     call = ["verify", str(path), str(prop), "--ray", nodes.address, "--timeout", "60", "--json", "--device", "cpu"]
     assert run(call, time.monotonic()) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "sat"

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from verinet.solvers.query import Clock, Query, clause_table
 
+from tests.soundness.networks import random_graph, samples
 from verinet.ir.graph import Graph
 from verinet.spec.property import Box, Clause, Property, Rows
 
@@ -123,3 +124,28 @@ def random_chain(sizes: Sequence[int], seed: int) -> list[tuple[npt.NDArray[np.f
         )
         for n, m in zip(sizes, sizes[1:], strict=False)
     ]
+
+
+def hard_row(depth: int = 6, width: int = 24, below: float = 0.05, seed: int = 1) -> Query:
+    """A random ReLU network and a row that takes some hundred domains."""
+    row = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    graph = random_graph(seed, "Relu", "chain", depth, width)
+    low, high = torch.full((3,), -1.0, dtype=torch.float64), torch.full((3,), 1.0, dtype=torch.float64)
+    values = graph.forward(samples(low[None], high[None], seed, 30_000)[:, 0]) @ row
+    return one_row(graph, (low, high), row, float(values.min() - below * (values.max() - values.min())), 60.0)
+
+
+def query_files(folder: Path, below: float, hidden: tuple[int, ...] = (16, 16)) -> tuple[Path, Path]:
+    """A random network over 4 inputs, and outputs that it cannot (or, with a negative share, can) reach."""
+    import onnxruntime
+
+    path = onnx_chain(random_chain((4, *hidden, 1), 5), folder)
+    points: Floats = np.random.default_rng(0).uniform(-1, 1, (5000, 4))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    values = np.concatenate([session.run(None, {"x": p[None].astype(np.float32)})[0].ravel() for p in points])
+    threshold = values.min() - below * (values.max() - values.min())
+    lines = [*(f"(declare-const X_{i} Real)" for i in range(4)), "(declare-const Y_0 Real)"]
+    lines += [f"(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))" for i in range(4)]
+    prop = folder / "query.vnnlib"
+    prop.write_text("\n".join([*lines, f"(assert (<= Y_0 {threshold:.6f}))"]))
+    return path, prop

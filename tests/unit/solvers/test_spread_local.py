@@ -8,10 +8,7 @@ import signal
 import threading
 import time
 
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 from verinet.solvers import spread as module
 from verinet.solvers import spread_local
 from verinet.solvers.arms import InputArm, NeuronArm
@@ -22,13 +19,11 @@ from verinet.solvers.spread_local import LocalCrew
 from verinet.solvers.spread_work import Order, context_of, held_by
 
 import verinet
-from tests.soundness.networks import random_graph, samples
-from tests.unit.solvers.queries import Floats, one_row, onnx_chain, random_chain, silent
+from tests.unit.solvers.queries import hard_row, query_files, silent
 from verinet.cli.app import run
 from verinet.errors import UsageError
 
 pytestmark = pytest.mark.timeout(120)
-ROW = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
 
 @pytest.fixture
@@ -79,14 +74,6 @@ def alive(pid):
     return True
 
 
-def hard(depth=6, width=24, below=0.05, seed=1):
-    """Some hundred domains."""
-    graph = random_graph(seed, "Relu", "chain", depth, width)
-    low, high = torch.full((3,), -1.0, dtype=torch.float64), torch.full((3,), 1.0, dtype=torch.float64)
-    values = graph.forward(samples(low[None], high[None], seed, 30_000)[:, 0]) @ ROW
-    return one_row(graph, (low, high), ROW, float(values.min() - below * (values.max() - values.min())), 60.0)
-
-
 def finish(query, crew, kind=InputArm):
     search = SpreadArm(kind(query, lambda points: False, silent), crew, (lambda points: False, silent), query.clock)
     return search, search.run(query.clock)
@@ -96,7 +83,7 @@ def test_two_processes_close_the_whole_tree(crew) -> None:
     senders: list[int] = []
     send = crew.send
     crew.send = lambda member, order: (senders.append(member), send(member, order))
-    search, outcome = finish(hard(), crew)
+    search, outcome = finish(hard_row(), crew)
     assert outcome.end is End.CLOSED and search.closed_mass == pytest.approx(1.0)
     assert outcome.domains == 2 * outcome.closed - 1, "every domain of the binary tree is halved or closed, once"
     assert outcome.closed > 100 and set(senders) == {0, 1}
@@ -104,7 +91,7 @@ def test_two_processes_close_the_whole_tree(crew) -> None:
 
 
 def test_neurons_are_split_by_processes_too(crew) -> None:
-    _, outcome = finish(hard(3, 8, 0.1), crew, NeuronArm)
+    _, outcome = finish(hard_row(3, 8, 0.1), crew, NeuronArm)
     assert outcome.end is End.CLOSED and outcome.open == 0 and crew.note
 
 
@@ -119,7 +106,7 @@ def test_a_process_killed_in_the_middle_loses_and_doubles_nothing(own_crew) -> N
             os.kill(crew._members[member].process.pid, signal.SIGKILL)
 
     crew.send = send_and_kill
-    search, outcome = finish(hard(), crew)
+    search, outcome = finish(hard_row(), crew)
     assert killed and search.lost == 1 and "lost: 1," in crew.note
     assert outcome.end is End.CLOSED and outcome.domains == 2 * outcome.closed - 1
 
@@ -139,13 +126,13 @@ def test_what_cannot_be_sent_is_searched_here(own_crew) -> None:
     share, sent = crew.share, []
     crew.share = lambda context: share(threading.Lock())  # as part of a user's operator, say
     crew.send = lambda member, order: sent.append(member)
-    _, outcome = finish(hard(4, 8), crew)
+    _, outcome = finish(hard_row(4, 8), crew)
     assert outcome.end is End.CLOSED and not sent and crew.members() == () and not crew.note
 
 
 def test_two_contexts_do_not_mix(crew) -> None:
     """Orders of one search that are late are not taken for those of another."""
-    first, second = hard(), hard(5, 16)
+    first, second = hard_row(), hard_row(5, 16)
     arms = [
         SpreadArm(InputArm(q, lambda points: False, silent), crew, (lambda points: False, silent), q.clock)
         for q in (first, second)
@@ -162,7 +149,7 @@ def test_two_contexts_do_not_mix(crew) -> None:
 
 
 def test_late_orders_of_a_context_that_is_done_free_their_members(crew) -> None:
-    query = hard()
+    query = hard_row()
     search = InputArm(query, lambda points: False, silent)
     while search.active is None or search.active.open < 8:
         search.run(query.clock.until(0.01))
@@ -190,20 +177,6 @@ def test_a_number_that_is_none() -> None:
     with pytest.raises(UsageError, match="positive"):
         verinet.verify("a.onnx", "b.vnnlib", processes=0)
     assert run(["verify", "a.onnx", "b.vnnlib", "--processes", "0"], time.monotonic()) == 2
-
-
-def query_files(folder, below):
-    """A random network over 4 inputs, and outputs that it cannot (or, with a negative share, can) reach."""
-    path = onnx_chain(random_chain((4, 16, 16, 1), 5), folder)
-    points: Floats = np.random.default_rng(0).uniform(-1, 1, (5000, 4))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    values = np.concatenate([session.run(None, {"x": p[None].astype(np.float32)})[0].ravel() for p in points])
-    threshold = values.min() - below * (values.max() - values.min())
-    lines = [*(f"(declare-const X_{i} Real)" for i in range(4)), "(declare-const Y_0 Real)"]
-    lines += [f"(assert (>= X_{i} -1.0))\n(assert (<= X_{i} 1.0))" for i in range(4)]
-    prop = folder / "query.vnnlib"
-    prop.write_text("\n".join([*lines, f"(assert (<= Y_0 {threshold:.6f}))"]))
-    return path, prop
 
 
 @pytest.fixture
