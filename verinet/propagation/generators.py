@@ -58,6 +58,7 @@ class Generators(Backward):
         count, trace = total(shape), Trace()
         rows = torch.eye(count, dtype=dtype, device=self.device).reshape(count, *shape)
         owners = RowMap.regular(1, count, rows.device)
+        self._sums = rows.new_zeros(count), rows.new_zeros(count)  # what the input itself has
         slopes = self.run(node, rows, owners, Relaxation({}), trace=trace).coefficients
         constant, charge = self._sums
         low, high = (t[0] for t in self._box)

@@ -63,8 +63,8 @@ def test_zonotopes_hold_all_values(seed: int, radius: float, name: str, rows: bo
     engine = Generators(graph, ranges(graph, *ends, known), known)
     values = graph.forward_all(inside(*ends, seed, 300)[:, 0])
     draw = torch.Generator().manual_seed(seed)
-    nodes = [v for v in range(1, len(graph.nodes)) if total(graph.nodes[v].shape) > 1]
-    for node in nodes[::3]:
+    nodes = [v for v in range(len(graph.nodes)) if total(graph.nodes[v].shape) > 1]
+    for node in [0, *nodes[1::3], 0]:
         middle, generators = engine.around(node)
         other = nodes[(seed + node) % len(nodes)]
         (one, first), (two, second) = engine.pair(node, other)

@@ -26,12 +26,13 @@ def hull_of(generators: Tensor) -> Tensor:
 
 
 def support(reach: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-    """Of coefficients times columns (..., kept + J): the greatest value over the hull, and where it is attained."""
+    """Of coefficients times columns (..., kept + J): at least the greatest value over the hull, and where it is."""
     kept = reach.shape[-1] - entries
     first, last = reach[..., :kept], reach[..., kept:]
     length = last.square().sum(-1, keepdim=True).sqrt()
     point = torch.cat([first.sign(), last / length.clamp(min=tiny(reach.dtype))], -1)
-    return first.abs().sum(-1) + length.squeeze(-1), point
+    squares: float = last.shape[-1] * tiny(reach.dtype) ** 0.5  # numbers whose squares underflow
+    return first.abs().sum(-1) + length.squeeze(-1) + squares, point
 
 
 def around(generators: Tensor) -> Tensor:
@@ -50,7 +51,8 @@ def around(generators: Tensor) -> Tensor:
     rounding = trace * (64 * gamma(generators.shape[-1] + 8 * form.shape[-1], form.dtype)) + tiny(form.dtype)
     factor, failed = torch.linalg.cholesky_ex(form + eye * rounding)
     plain = torch.diag_embed(_box(generators))
-    return torch.where((failed != 0)[..., None, None] | ~torch.isfinite(factor), plain, factor)
+    failed = (failed != 0) | ~torch.isfinite(factor).all(-1).all(-1)
+    return torch.where(failed[..., None, None], plain, factor)
 
 
 def _box(generators: Tensor) -> Tensor:
