@@ -20,6 +20,7 @@ from verinet.solvers.branching.outcome import End, Outcome
 from verinet.solvers.branching.points import Pointing
 from verinet.solvers.pieces import Piece
 from verinet.solvers.query import Clock, Query
+from verinet.solvers.spread_work import moved
 from verinet.solvers.strategy import Strategy
 
 import tests.kits.random_onnx_rules  # noqa: F401 - registers the rules
@@ -295,7 +296,9 @@ def refuse(points: Floats) -> bool:
     return False
 
 
-def searched(case: Case, question: Question, how: str, seconds: float, random: np.random.Generator) -> str | None:
+def searched(
+    case: Case, question: Question, how: str, seconds: float, random: np.random.Generator, device: str = "cpu"
+) -> str | None:
     """What is wrong: a search that closes although the point is there. No witness is accepted, so nothing hides it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "property.vnnlib"
@@ -303,7 +306,7 @@ def searched(case: Case, question: Question, how: str, seconds: float, random: n
         prop = read_property(path)
     if not prop.clauses:
         return f"{question.form}: the reader says that the region is empty"
-    query: Query = query_of(for_verification(case.graph), prop, seconds)
+    query: Query = moved(query_of(for_verification(case.graph), prop, seconds), torch.device(device))
     way = way_of(random)
     if not any(isinstance(node.op, NonlinearOp) for node in query.graph.nodes):
         how = "input"  # there is no neuron to split
@@ -324,7 +327,7 @@ def _end(query: Query, case: Case, how: str, way: Branching) -> End:
         arm = _Branching(query, refuse, silent)
         arm.way = way
         return arm.run(clock).end
-    return Strategy(query, case.graph.to(torch.float32), refuse, silent, 0).solve(clock).end
+    return Strategy(query, case.graph.to(torch.float32, query.lower.device), refuse, silent, 0).solve(clock).end
 
 
 def verified(case: Case, text: str, timeout: float) -> tuple[str, str | None]:
