@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from verinet.solvers.branching.gauge import WORTHWHILE, Gauge
+from verinet.solvers.branching.influence import Weights, together
 from verinet.solvers.branching.leaves import Anchors, Leaves
 from verinet.solvers.branching.splits import Literals
 from verinet.solvers.branching.tighten import Part, Tightener
@@ -47,7 +48,7 @@ class Search(Protocol):
 
     def part(self, leaves: Leaves) -> Part: ...
 
-    def margin(self, leaves: Leaves) -> Tensor: ...
+    def weighed(self, leaves: Leaves) -> tuple[Tensor, Weights]: ...
 
 
 class Deepener:
@@ -55,6 +56,7 @@ class Deepener:
 
     def __init__(self, search: Search, tightener: Tightener) -> None:
         self.search, self.tightener = search, tightener
+        self._passed: Weights = {}  # by the rows of the last round, wherever it was
 
     def sharpen(self, piles: list[list[Leaves]], clock: Clock) -> int:
         """Do what is due for the leaves of all piles, in place; returns how many leaves that closed."""
@@ -115,23 +117,25 @@ class Deepener:
     def _rounds(self, root: Leaves, prefix: int) -> _Result:
         """Rounds for one node of the tree while each wins a good part of what is missing."""
         search = self.search
-        first = last = float(search.margin(root))
+        margin, weights = search.weighed(root)
+        first = last = float(margin)
         number: int | None = None
         clock = search.query.clock.until(search.gauge.allowance())
         while not last > 0:
             if clock.over():
                 return _Result(False, number, 0.0)
             exact = search.exact_sweep(root)
-            known, refuted = self.tightener.round(search.part(root), exact.known, clock)
-            if bool((refuted | exact.infeasible).any()):
+            done = self.tightener.round(search.part(root), exact.known, clock, together(weights, self._passed))
+            self._passed = done.passed
+            if bool((done.refuted | exact.infeasible).any()):
                 return _Result(True, number, 1.0)
             if number is None:
-                number = search.anchors.add(known, prefix)
+                number = search.anchors.add(done.known, prefix)
                 root.anchor = torch.full_like(root.anchor, number)
             else:
-                search.anchors.put(number, known)
-            now = float(search.margin(root))
-            won, last = (now - last) / max(-last, 1e-12), now
+                search.anchors.put(number, done.known)
+            margin, weights = search.weighed(root)
+            won, last = (float(margin) - last) / max(-last, 1e-12), float(margin)
             if won < WORTHWHILE:
                 return _Result(last > 0, number, (last - first) / max(-first, 1e-12))
         return _Result(True, number, 1.0)

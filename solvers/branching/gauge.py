@@ -32,7 +32,7 @@ class Gauge:
     def __init__(self, anchors: int, rows: int) -> None:
         """`rows` is the number of rows of a round for one anchor: two per undecided neuron."""
         self.leaf = Mean(0.0)  # seconds per leaf
-        self.price = Mean(0.6 * rows)  # of sharpening one node of the tree, in leaves
+        self.price = Mean(0.1 * rows)  # of sharpening one node of the tree, in leaves: few of the rows, some rounds
         self.effort = torch.zeros(anchors, dtype=torch.float64)
         self.patience = torch.full((anchors,), 1.0 / CHILDREN, dtype=torch.float64)
         self.searching = self.tightening = 0.0  # seconds

@@ -20,6 +20,7 @@ from verinet.solvers.branching.deepen import Deepener
 from verinet.solvers.branching.endgame import Endgame
 from verinet.solvers.branching.gauge import Gauge
 from verinet.solvers.branching.history import History
+from verinet.solvers.branching.influence import Weights, influence
 from verinet.solvers.branching.inherit import FIRST_RATE, inherited, restarted
 from verinet.solvers.branching.leaves import (
     Anchors,
@@ -263,6 +264,11 @@ class NeuronSplit:
     def margin(self, leaves: Leaves) -> Tensor:
         """Certified margins (domains,) of leaves after a fresh optimisation; positive ones close them."""
         return self._bound(leaves)[3]
+
+    def weighed(self, leaves: Leaves) -> tuple[Tensor, Weights]:
+        """The same, and how much sharper layer bounds would do for each entry (`influence`)."""
+        layers, best, _, margin = self._bound(leaves)
+        return margin, influence(self.problem(leaves, layers)[0], self.backward, (best.multipliers, best.betas))
 
     def _bound(self, leaves: Leaves) -> tuple[Layers, Optimized, RowMap, Tensor]:
         layers = self.sweep(leaves)

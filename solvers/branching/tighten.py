@@ -10,9 +10,11 @@ sharpen the layer bounds: rounds go on while that pays. Bounds that cross refute
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from verinet.solvers.branching.influence import NARROWER, Weights, covering, passed_on, together
 from verinet.solvers.branching.leaves import Engines, outward
 from verinet.solvers.branching.splits import Literals
 from verinet.solvers.query import Clock, Query
@@ -35,6 +37,8 @@ from verinet.propagation.optimize import (
 from verinet.propagation.rows import RowMap
 from verinet.propagation.sweep import Sweeper
 
+COVER = 0.9
+"""Of all influence. On oval21 deep 132 of 906 neurons have 0.8 of it, and win 0.98 of what all of them win."""
 CHUNK_BYTES = 24 << 20  # of the multipliers of one chunk of rows
 
 
@@ -45,6 +49,14 @@ class Part:
     box: Tensor
     ids: Tensor
     literals: Literals
+
+
+class Round(NamedTuple):
+    """What one pass came to."""
+
+    known: dict[int, Interval]  # the tighter bounds, (domains, *shape)
+    refuted: Tensor  # (domains,) where bounds cross
+    passed: Weights  # what bounds before those of the pass are worth to them
 
 
 @dataclass(slots=True)
@@ -69,28 +81,37 @@ class Tightener:
         self._inside = frozenset(engines.gate.order(query.graph.output))
 
     def round(
-        self, part: Part, known: dict[int, Interval], clock: Clock | None = None
-    ) -> tuple[dict[int, Interval], Tensor]:
+        self,
+        part: Part,
+        known: dict[int, Interval],
+        clock: Clock | None = None,
+        weights: Weights | None = None,
+    ) -> Round:
         """One pass over all layers; `known` (domains, *shape) in float64, literals already clipped in.
 
-        Ends early, with what there is, when the clock (by default the query's) is over. Returns tighter bounds and
-        which domains (domains,) are refuted because bounds cross.
+        With `weights` only the entries that make up most of them are bounded. Ends early, with what there is, when the
+        clock (by default the query's) is over.
         """
         clock = clock or self.query.clock
         known = dict(known)
         refuted = torch.zeros_like(part.box, dtype=torch.bool)
-        for position in sorted(known):
-            if position not in self._inside or position in self._sweeper.exact or clock.over():
-                continue
+        passed: Weights = {}
+        nodes = [v for v in sorted(known) if v in self._inside and v not in self._sweeper.exact]
+        chosen = None if weights is None else covering(weights, nodes, COVER)
+        for position in nodes if chosen is None else sorted(chosen):
+            if clock.over():
+                break
             low, high = known[position]
             mask = self._sweeper.undecided(position, known, (low, high))
+            mask = mask if chosen is None else mask & chosen[position]
             mask = mask & ~refuted.reshape(-1, *(1,) * (low.dim() - 1))
             domain, index = mask.reshape(mask.shape[0], -1).nonzero(as_tuple=True)
             flat_low, flat_high = low.reshape(low.shape[0], -1).clone(), high.reshape(high.shape[0], -1).clone()
             size = max(1, CHUNK_BYTES // (8 * self._entries))
             for begin in range(0, domain.numel(), size):
                 here = (domain[begin : begin + size], index[begin : begin + size])
-                lows, highs = self._bound(position, here, part, known)
+                worth = None if weights is None else _worth(weights[position], (low, high), here)
+                lows, highs = self._bound(position, here, part, known, (worth, passed))
                 flat_low[here] = torch.fmax(flat_low[here], lows)
                 flat_high[here] = torch.fmin(flat_high[here], highs)
                 if clock.over():
@@ -100,12 +121,17 @@ class Tightener:
                 torch.minimum(flat_low, flat_high).reshape(low.shape),
                 torch.maximum(flat_low, flat_high).reshape(high.shape),
             )
-        return known, refuted
+        return Round(known, refuted, passed)
 
     def _bound(
-        self, position: int, entries: tuple[Tensor, Tensor], part: Part, known: dict[int, Interval]
+        self,
+        position: int,
+        entries: tuple[Tensor, Tensor],
+        part: Part,
+        known: dict[int, Interval],
+        passing: tuple[Tensor | None, Weights],
     ) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the named (domain, entry) pairs."""
+        """Lower and upper bounds of the named (domain, entry) pairs; what these are worth is passed on."""
         domain, index = entries
         count = domain.numel()
         one = torch.ones(count, dtype=torch.float64, device=domain.device)
@@ -113,6 +139,12 @@ class Tightener:
         search = {v: outward(pair, self.engines.search.dtype) for v, pair in known.items()}
         problem, own = self._problem(chunk, part, search, self.engines.search)
         multipliers, betas, force = self._optimize(problem, own, chunk, part)
+        worth, passed = passing
+        if worth is not None:
+            weights, _ = (t[chunk.domain] for t in self._clauses(part, self.engines.search.dtype))
+            problem = replace(problem, rows=torch.einsum("rp,rpm->rm", force, weights))
+            further = passed_on(problem, self.engines.search, (multipliers, betas), worth.repeat(2))
+            passed.update(together({v: w for v, w in further.items() if v < position}, passed))
         exact, own = self._problem(chunk, part, known, self.engines.gate)
         value = self._exact(exact, (multipliers, betas, force), chunk, part)
         return value[:count], -value[count:]
@@ -200,6 +232,12 @@ class Tightener:
         size = (force * bounds.abs()).sum(1)
         value = state.bound - (force * bounds).sum(1)
         return value - loss - (size + state.bound.abs()) * rounding(per + 6, torch.float64)
+
+
+def _worth(weight: Tensor, interval: Interval, entries: tuple[Tensor, Tensor]) -> Tensor:
+    """Of a unit of either end of the named (domain, entry) pairs: the weight is that of both ends."""
+    width = (interval[1] - interval[0]).flatten(1)[entries]
+    return weight.flatten(1)[entries] * 0.5 / (NARROWER * width).clamp(min=1e-12)
 
 
 def _joined(first: SplitRows, second: SplitRows) -> SplitRows:

@@ -84,7 +84,7 @@ def test_tightened_bounds_hold_where_the_clause_is_violated(
     for _ in range(3):
         if bool(refuted.any()):
             break
-        known, refuted = tightener.round(part, known)
+        known, refuted, _ = tightener.round(part, known)
     if bool(refuted.any()):
         assert not bool(inside.any())
         return
@@ -101,7 +101,7 @@ def test_the_clause_really_tightens() -> None:
         _, root, _, _, _ = _setting(seed, "Relu", "chain", 0.0)
         zero = torch.zeros(1, dtype=torch.int64)
         part = Part(zero, zero.unsqueeze(1), Literals.none(1, root.query.lower))
-        known, _ = Tightener(root.query, root.engines()).round(part, root.layers.known)
+        known, _, _ = Tightener(root.query, root.engines()).round(part, root.layers.known)
         before += sum(float((hi - lo).sum()) for lo, hi in root.layers.known.values())
         after += sum(float((hi - lo).sum()) for lo, hi in known.values())
     assert after < 0.95 * before
@@ -112,7 +112,7 @@ def test_search_and_gate_may_share_an_engine() -> None:
     _, root, _, _, values = _setting(3, "Relu", "chain", 0.1)
     zero = torch.zeros(1, dtype=torch.int64)
     part = Part(zero, zero.unsqueeze(1), Literals.none(1, root.query.lower))
-    known, refuted = Tightener(root.query, Engines(root.backward, root.backward)).round(part, root.layers.known)
+    known, refuted, _ = Tightener(root.query, Engines(root.backward, root.backward)).round(part, root.layers.known)
     assert not bool(refuted.any())
     assert all(bool((values[v] >= lo - 1e-9).all()) for v, (lo, _) in known.items())
 
