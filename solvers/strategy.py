@@ -105,6 +105,8 @@ class Strategy:
         best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
         others = [m for m in tried if m is not best]
         fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
+        if len(meters) > 1:  # one slice says it
+            fresh = [m for m in fresh if m.seconds == 0 or not self._hopeless(m)]
         # A trial may cost more than what the first search still needs, but its estimate is not trusted for long.
         nearly = best.time_to_close < 2 * FIRST_SLICE and best.seconds < 2 * self._head_start()
         if fresh and not (nearly and best is meters[0]):
@@ -151,7 +153,8 @@ class Strategy:
         """Seconds an arm gets before arms are compared; with few axes or many boxes input splitting goes first."""
         if meter is meters[0] or meter.arm.name == InputArm.name:
             return 2 * FIRST_SLICE
-        return 2 * FIRST_SLICE if meters[0].seconds >= self._head_start() else 0.0
+        begun = meters[0].seconds >= self._head_start() or (meters[0].seconds > 0 and self._hopeless(meters[0]))
+        return 2 * FIRST_SLICE if begun else 0.0
 
     def _head_start(self) -> float:
         if any(isinstance(n.op, Elementwise) and n.op.function.flat for n in self.query.graph.nodes):
