@@ -51,6 +51,10 @@ class Part:
     literals: Literals
 
 
+Entries = tuple[Tensor, Tensor]
+"""Domain and flat entry of a node, (k,) each."""
+
+
 class Round(NamedTuple):
     """What one pass came to."""
 
@@ -111,7 +115,8 @@ class Tightener:
             for begin in range(0, domain.numel(), size):
                 here = (domain[begin : begin + size], index[begin : begin + size])
                 worth = None if weights is None else _worth(weights[position], (low, high), here)
-                lows, highs = self._bound(position, here, part, known, (worth, passed))
+                lows, highs, further = self._bound((position, here), part, known, worth)
+                passed |= together(further, passed)
                 flat_low[here] = torch.fmax(flat_low[here], lows)
                 flat_high[here] = torch.fmin(flat_high[here], highs)
                 if clock.over():
@@ -124,30 +129,24 @@ class Tightener:
         return Round(known, refuted, passed)
 
     def _bound(
-        self,
-        position: int,
-        entries: tuple[Tensor, Tensor],
-        part: Part,
-        known: dict[int, Interval],
-        passing: tuple[Tensor | None, Weights],
-    ) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the named (domain, entry) pairs; what these are worth is passed on."""
-        domain, index = entries
+        self, place: tuple[int, Entries], part: Part, known: dict[int, Interval], worth: Tensor | None
+    ) -> tuple[Tensor, Tensor, Weights]:
+        """Lower and upper bounds of the named entries of a node; what bounds before it are worth to them, if asked."""
+        position, (domain, index) = place
         count = domain.numel()
         one = torch.ones(count, dtype=torch.float64, device=domain.device)
         chunk = _Chunk(position, domain.repeat(2), index.repeat(2), torch.cat([one, -one]))
         search = {v: outward(pair, self.engines.search.dtype) for v, pair in known.items()}
         problem, own = self._problem(chunk, part, search, self.engines.search)
         multipliers, betas, force = self._optimize(problem, own, chunk, part)
-        worth, passed = passing
+        passed: Weights = {}
         if worth is not None:
             weights, _ = (t[chunk.domain] for t in self._clauses(part, self.engines.search.dtype))
             problem = replace(problem, rows=torch.einsum("rp,rpm->rm", force, weights))
-            further = passed_on(problem, self.engines.search, (multipliers, betas), worth.repeat(2))
-            passed.update(together({v: w for v, w in further.items() if v < position}, passed))
+            passed = passed_on(problem, self.engines.search, (multipliers, betas), worth.repeat(2))
         exact, own = self._problem(chunk, part, known, self.engines.gate)
         value = self._exact(exact, (multipliers, betas, force), chunk, part)
-        return value[:count], -value[count:]
+        return value[:count], -value[count:], {v: w for v, w in passed.items() if v < position}
 
     def _problem(
         self, chunk: _Chunk, part: Part, known: dict[int, Interval], engine: Backward
@@ -234,7 +233,7 @@ class Tightener:
         return value - loss - (size + state.bound.abs()) * rounding(per + 6, torch.float64)
 
 
-def _worth(weight: Tensor, interval: Interval, entries: tuple[Tensor, Tensor]) -> Tensor:
+def _worth(weight: Tensor, interval: Interval, entries: Entries) -> Tensor:
     """Of a unit of either end of the named (domain, entry) pairs: the weight is that of both ends."""
     width = (interval[1] - interval[0]).flatten(1)[entries]
     return weight.flatten(1)[entries] * 0.5 / (NARROWER * width).clamp(min=1e-12)

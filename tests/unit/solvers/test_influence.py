@@ -66,9 +66,9 @@ class _Counting(Tightener):
         super().__init__(search.query, search.engines)
         self.rows = 0
 
-    def _bound(self, position, entries, part, known, passing):  # type: ignore[no-untyped-def]
-        self.rows += entries[0].numel()
-        return super()._bound(position, entries, part, known, passing)
+    def _bound(self, place, part, known, worth):  # type: ignore[no-untyped-def]
+        self.rows += place[1][0].numel()
+        return super()._bound(place, part, known, worth)
 
 
 def test_what_has_no_nonlinear_reader_weighs_nothing() -> None:
