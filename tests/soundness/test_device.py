@@ -8,14 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from verinet.solvers.branching.neuron_split import NeuronSplit
+from verinet.solvers.branching.tighten import Tightener
+from verinet.solvers.query import Query
+from verinet.solvers.root import Root
+from verinet.solvers.spread_work import moved
+from verinet.solvers.strategy import Strategy
 
 import verinet
 from tests.kits.elsewhere import CUDA, WrongDevice, emulated
 from tests.kits.pipeline_fuzz import questions, searched, verified
 from tests.soundness.test_attention import attention
 from tests.soundness.test_pipeline_fuzz import cases, generator
-from tests.unit.solvers.queries import one_row, silent
+from tests.unit.solvers.queries import hard_row, one_row, silent
 from verinet.ops.rewrites import for_verification
+from verinet.propagation.interval import Interval
 from verinet.results import Status
 
 SPECS = Path(__file__).parents[2] / "vnnlib_specs"
@@ -86,9 +93,6 @@ def test_random_networks_are_searched_on_a_device() -> None:
 
 
 def test_products_that_know_their_factors_are_searched_on_a_device() -> None:
-    from verinet.solvers.spread_work import moved
-    from verinet.solvers.strategy import Strategy
-
     graph = for_verification(attention(3))
     centre = torch.linspace(-1.0, 1.0, graph.input_size, dtype=torch.float64)
     row = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
@@ -109,3 +113,23 @@ def test_bounds_on_a_device_are_those_of_the_cpu() -> None:
         other = verinet.bounds(model, region, device="cuda")
     np.testing.assert_array_equal(plain.lower, other.lower)
     np.testing.assert_array_equal(plain.upper, other.upper)
+
+
+def test_layer_bounds_are_sharpened_on_a_device() -> None:
+    """A round with weights, as the tree makes it."""
+
+    def sharpened(query: Query) -> dict[int, Interval]:
+        root = Root(query, query.clock)
+        search = NeuronSplit(query, root.engines(), root.layers, root.bound(silent))
+        leaf = search.stack[0]
+        _, weights = search.weighed(leaf)
+        done = Tightener(query, search.engines).round(search.part(leaf), search.exact_sweep(leaf).known, None, weights)
+        assert done.passed and not bool(done.refuted.any())
+        return done.known
+
+    query = hard_row(3, 20, 0.1, 3)
+    here = sharpened(query)
+    with emulated():
+        there = {v: (lo.cpu(), hi.cpu()) for v, (lo, hi) in sharpened(moved(query, CUDA)).items()}
+    assert here.keys() == there.keys()
+    assert all(torch.equal(a, b) for v in here for a, b in zip(here[v], there[v], strict=True))
