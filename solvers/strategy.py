@@ -105,8 +105,6 @@ class Strategy:
         best = min(tried, key=lambda m: (m.time_to_close, m.seconds))
         others = [m for m in tried if m is not best]
         fresh = [m for m in meters if m.seconds < self._trial(m, meters)]
-        if len(meters) > 1:  # one slice says it
-            fresh = [m for m in fresh if m.seconds == 0 or not self._hopeless(m)]
         # A trial may cost more than what the first search still needs, but its estimate is not trusted for long.
         nearly = best.time_to_close < 2 * FIRST_SLICE and best.seconds < 2 * self._head_start()
         if fresh and not (nearly and best is meters[0]):
@@ -122,9 +120,9 @@ class Strategy:
         return HOPELESS if others and all(map(self._hopeless, others)) else EVERY_MANY
 
     def _hopeless(self, meter: Meter) -> bool:
-        """Boxes of many axes, none of which has closed: every level of the tree halves one axis alone."""
+        """A slice has closed no box of many axes: every level of the tree halves one axis alone."""
         many = effective_axes(self.query) > FEW_AXES and self.query.boxes == 1
-        return many and meter.arm.name == InputArm.name and meter.arm.closed_mass == 0
+        return many and meter.seconds > 0 and meter.arm.name == InputArm.name and meter.arm.closed_mass == 0
 
     def _retire(self, meter: Meter) -> None:
         """A search that can go no further. After the last one, neurons are split where only boxes were so far."""
@@ -151,10 +149,11 @@ class Strategy:
 
     def _trial(self, meter: Meter, meters: list[Meter]) -> float:
         """Seconds an arm gets before arms are compared; with few axes or many boxes input splitting goes first."""
+        if self._hopeless(meter):
+            return 0.0
         if meter is meters[0] or meter.arm.name == InputArm.name:
             return 2 * FIRST_SLICE
-        begun = meters[0].seconds >= self._head_start() or (meters[0].seconds > 0 and self._hopeless(meters[0]))
-        return 2 * FIRST_SLICE if begun else 0.0
+        return 2 * FIRST_SLICE if meters[0].seconds >= self._head_start() or self._hopeless(meters[0]) else 0.0
 
     def _head_start(self) -> float:
         if any(isinstance(n.op, Elementwise) and n.op.function.flat for n in self.query.graph.nodes):

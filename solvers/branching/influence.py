@@ -23,7 +23,6 @@ NARROWER = 0.1  # of the width, off both ends
 Weights = dict[int, Tensor]
 """Per node that a nonlinear one reads, a score (domains, *shape) for its entries."""
 
-
 Found = tuple[Multipliers, Mapping[int, Tensor]]
 """Multipliers of the rows, and those of their split literals."""
 
@@ -86,7 +85,7 @@ def _gains_of(problem: RowProblem, backward: Backward, state: Optimized, positio
     if not isinstance(op, NonlinearOp) or relaxation is None:
         raise TypeError(node.name)
     rows, points = state.trace.rows[position], [state.values[i] for i in node.inputs]
-    lowers, uppers = ([problem.owners.gather(problem.known[i][end]) for i in node.inputs] for end in (0, 1))
+    lowers, uppers = problem.frames[position].lowers, problem.frames[position].uppers  # filled by `evaluate`
     inset = [(high - low) * NARROWER for low, high in zip(lowers, uppers, strict=True)]
     inner = [a + d for a, d in zip(lowers, inset, strict=True)], [b - d for b, d in zip(uppers, inset, strict=True)]
     narrow = op.push(rows, op.lines(*inner, state.multipliers[position]), *points)
